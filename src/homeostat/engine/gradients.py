@@ -1,0 +1,167 @@
+"""Gradients of a fixed point: the implicit function theorem, solved on the same engine as the forward problem."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from homeostat.engine.iterate import Problem, iterate
+from homeostat.engine.nest import flatten
+from homeostat.engine.options import Implicit, Stop
+from homeostat.engine.solution import Adjoint, Solution, Status
+from homeostat.engine.stopping import StopTest
+from homeostat.errors import ConvergenceError, ConvergenceWarning
+
+
+def report_failure(what: str, status: Tensor, gradient: Implicit, *, stacklevel: int = 2) -> None:
+    """Warn or raise, with counts, when rows did not converge.
+
+    Raises:
+        ConvergenceError: with `on_failure="raise"`.
+    """
+    counts = {kind.name: int((status == kind).sum()) for kind in Status if kind is not Status.CONVERGED}
+    failed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    if not failed:
+        return
+    message = f"the {what} solve left {sum(counts.values())} of {len(status)} rows unconverged ({failed})"
+    if gradient.on_failure == "raise":
+        raise ConvergenceError(f"{message}; their gradient would not be that of a fixed point")
+    consequence = "they get no gradient" if gradient.on_failure == "mask" else "their gradient is approximate"
+    warnings.warn(f"{message}; {consequence}, and diverged rows get none", ConvergenceWarning, stacklevel=stacklevel)
+
+
+class _Tape:
+    """Products `J^T u` of one recorded evaluation of `f`, with `J` the Jacobian at the fixed point."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Record `f` at `problem.state`; measured leaves only are differentiated."""
+        self.measured = problem.layout.measured()
+        with torch.enable_grad():
+            state = list(problem.state)
+            for i in self.measured:
+                state[i] = state[i].detach().requires_grad_()
+            after = problem.apply(state, problem.context)
+        self.inputs = [state[i] for i in self.measured]
+        self.outputs = [after[i] for i in self.measured]
+
+    @property
+    def differentiable(self) -> bool:
+        return any(x.requires_grad for x in self.outputs)
+
+    def pull(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
+        """`J^T u` for one cotangent per measured leaf."""
+        pairs = [(x, u) for x, u in zip(self.outputs, cotangents, strict=True) if x.requires_grad]
+        if not pairs:
+            return [torch.zeros_like(x) for x in self.inputs]
+        outputs, chosen = zip(*pairs, strict=True)
+        # Adding up what flows back is all that happens to these tensors, so a missing path is a plain zero.
+        found = torch.autograd.grad(outputs, self.inputs, chosen, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(self.inputs, found, strict=True)]
+
+
+def solve_adjoint(problem: Problem, tape: _Tape, cotangents: Sequence[Tensor], stop: Stop) -> tuple[list[Tensor], Adjoint]:
+    """Solve `u = J^T u + g` by plain iteration, per example, with rows leaving as they finish.
+
+    Args:
+        problem: the forward map with its state at the fixed point.
+        tape: `f` recorded there, for all rows.
+        cotangents: `g`, one per measured leaf.
+
+    Returns:
+        `u`, one per measured leaf, and how the solve went.
+    """
+    recorded = tape
+    extra = 0
+    keyed = problem.state[tape.measured[0]]
+
+    def adjoint_step(cotangent: tuple[Tensor, ...], at: tuple[list[Tensor], list[Any], list[Tensor]]) -> tuple:
+        nonlocal recorded, extra, keyed
+        state, context, source = at
+        key = state[tape.measured[0]]
+        if key is not keyed:  # rows have left: record f again on those that are still here
+            recorded = _Tape(replace(problem, state=state, context=context, rows=len(key)))
+            keyed = key
+            extra += len(key)
+        return tuple(p + g for p, g in zip(recorded.pull(cotangent), source, strict=True))
+
+    start, layout = flatten(tuple(cotangents), "state")
+    # The context of the adjoint problem: fixed point, forward context and g, row by row. Shared leaves stay shared.
+    parts = [*problem.state, *problem.context, *cotangents]
+    kinds = (*("measured" for _ in problem.state), *problem.context_layout.kinds, *("measured" for _ in cotangents))
+    split, end = len(problem.state), len(problem.state) + len(problem.context)
+
+    def step(cotangent: tuple[Tensor, ...], flat: list[Any]) -> tuple:
+        return adjoint_step(cotangent, (flat[:split], flat[split:end], flat[end:]))
+
+    _, like = flatten([torch.empty(0, 0) for _ in parts], "context")
+    map_ = Problem(step, start, layout, parts, replace(like, kinds=kinds), problem.rows)
+    test = StopTest(stop, start, layout.measured())
+    found, evaluations = iterate(map_, max_steps=test.max_steps, monitor=test)
+    return found, Adjoint(test.steps, test.residual, test.status, evaluations + extra)
+
+
+class _FixedPoint(torch.autograd.Function):
+    """The fixed point's value forward; the adjoint solve backward, handed on to one recorded evaluation of `f`."""
+
+    @staticmethod
+    def forward(ctx: Any, adjoint: "_AdjointSolve", *leaves: Tensor) -> tuple[Tensor, ...]:
+        ctx.adjoint = adjoint
+        half = len(leaves) // 2
+        return tuple(x.clone() for x in leaves[:half])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+        found = ctx.adjoint(cotangents)
+        return (None, *(None for _ in cotangents), *found)
+
+
+class _AdjointSolve:
+    """What `backward` does, kept apart from autograd's class so that the solution can be told about it."""
+
+    def __init__(self, problem: Problem, tape: _Tape, gradient: Implicit, solution_adjoint: list[Adjoint]) -> None:
+        self.problem, self.tape, self.gradient, self.found = problem, tape, gradient, solution_adjoint
+
+    def __call__(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
+        result, adjoint = solve_adjoint(self.problem, self.tape, cotangents, self.gradient.stop)
+        self.found.append(adjoint)
+        report_failure("adjoint", adjoint.status, self.gradient)
+        drop = adjoint.status == Status.DIVERGED
+        if self.gradient.on_failure == "mask":
+            drop = adjoint.status != Status.CONVERGED
+        if bool(drop.any()):
+            result = [torch.where(drop.view(-1, *([1] * (u.ndim - 1))), 0, u) for u in result]
+        return result
+
+
+def attach_implicit(problem: Problem, solution: Solution, leaves: list[Tensor], gradient: Implicit) -> tuple[list[Tensor], int]:
+    """The leaves of a solution with the implicit gradient attached, and the row evaluations that this took.
+
+    Rows that diverged (with `on_failure="mask"`: that did not converge) take no part in the recorded evaluation, so
+    that they cannot put a NaN into shared parameters.
+    """
+    keep = solution.status != Status.DIVERGED
+    if gradient.on_failure == "mask":
+        keep = solution.status == Status.CONVERGED
+    whole = bool(keep.all())
+    index = keep.nonzero().squeeze(1)
+    if len(index) == 0:
+        report_failure("forward", solution.status, gradient, stacklevel=4)
+        return leaves, 0
+    at = replace(problem, state=[x.detach() for x in leaves])
+    at = at if whole else at.subset(index)
+    tape = _Tape(at)
+    if not tape.differentiable:
+        return leaves, at.rows
+    report_failure("forward", solution.status, gradient, stacklevel=4)
+    detached = replace(at, context=[x.detach() if isinstance(x, Tensor) else x for x in at.context])
+    backward = _AdjointSolve(detached, tape, gradient, solution._adjoint)
+    attached = _FixedPoint.apply(backward, *(at.state[i] for i in tape.measured), *tape.outputs)
+    result = list(leaves)
+    for i, value in zip(tape.measured, attached, strict=True):
+        result[i] = value if whole else leaves[i].detach().index_copy(0, index, value)
+    return result, at.rows

@@ -1,0 +1,182 @@
+"""States and contexts: tensors or nests of tensors, batch first.
+
+The engine works on the list of leaves; a `Layout` remembers the nest, which leaves are measured, and their names, so
+that an error can say which leaf it means. Nothing is inferred from a size: what is not per example says so (`Shared`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from homeostat.errors import ContractError
+
+Kind = Literal["measured", "carried", "shared"]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Marks a part of a context that is the same for every example: a mask, a rotary table, a scalar.
+
+    `step` receives the bare value; the engine never selects rows of it.
+
+    Example:
+        >>> import torch, homeostat as hs
+        >>> context = {"input": torch.ones(4, 3), "gain": hs.Shared(torch.tensor(0.5))}
+        >>> solution = hs.solve(lambda z, c: c["gain"] * z + c["input"], torch.zeros(4, 3), context)
+        >>> solution.state[0].round(decimals=2)
+        tensor([2., 2., 2.])
+    """
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Marks a floating leaf of a state that is carried along, but neither measured nor differentiated through.
+
+    `step` receives the bare tensor and may return it bare; `Solution.state` has the mark again.
+
+    Example:
+        >>> import torch, homeostat as hs
+        >>> state = (torch.zeros(2, 3), hs.Carry(torch.zeros(2)))  # the second leaf counts steps
+        >>> solution = hs.solve(lambda s, _: (0.5 * s[0] + 1, s[1] + 1), state)
+        >>> bool((solution.state[1].value == solution.steps).all())
+        True
+    """
+
+    value: Tensor
+
+
+def _is_mark(node: Any) -> bool:
+    return isinstance(node, Shared | Carry)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a list of leaves makes up a nest."""
+
+    role: Literal["state", "context"]
+    spec: pytree.TreeSpec
+    kinds: tuple[Kind, ...]
+    marked: tuple[bool, ...]
+    names: tuple[str, ...]
+
+    def measured(self) -> list[int]:
+        """Positions of the leaves that residuals are taken over."""
+        return [i for i, kind in enumerate(self.kinds) if kind == "measured"]
+
+    def build(self, leaves: Sequence[Any], *, marks: bool = False) -> Any:
+        """The nest with these leaves; with `marks`, carried leaves are wrapped in `Carry` again."""
+        if marks:
+            leaves = [Carry(x) if m else x for x, m in zip(leaves, self.marked, strict=True)]
+        return pytree.tree_unflatten(list(leaves), self.spec)
+
+    def read(self, tree: Any, like: Sequence[Tensor]) -> list[Tensor]:
+        """Leaves of what `step` returned, which must match the leaves `like` in structure, shape, dtype and device.
+
+        Raises:
+            ContractError: naming the leaf that differs.
+        """
+        try:
+            found = self.spec.flatten_up_to(tree)
+        except ValueError:
+            raise ContractError(self._structure_error(tree)) from None
+        leaves = [x.value if isinstance(x, Carry) else x for x in found]
+        for i, (new, old) in enumerate(zip(leaves, like, strict=True)):
+            if isinstance(new, Tensor) and new.shape == old.shape and new.device == old.device:
+                if new.dtype == old.dtype:
+                    continue
+                if new.is_floating_point() and torch.is_autocast_enabled(new.device.type):
+                    leaves[i] = new.to(old.dtype)
+                    continue
+            raise ContractError(f"step changed {self.names[i]}: {_describe(old)} became {_describe(new)}")
+        return leaves
+
+    def _structure_error(self, tree: Any) -> str:
+        paths = {_name(self.role, path) for path, _ in pytree.tree_flatten_with_path(tree, is_leaf=_is_mark)[0]}
+        missing = [name for name in self.names if name not in paths]
+        extra = sorted(paths.difference(self.names))
+        parts = [f"{name} is missing" for name in missing[:1]] + [f"{name} is new" for name in extra[:1]]
+        return f"step changed the structure of its state: {' and '.join(parts) or 'the containers differ'}"
+
+
+def _name(role: str, path: Any) -> str:
+    return role + pytree.keystr(path)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{dtype} {tuple(value.shape)} on {value.device}"
+    return f"a {type(value).__name__}"
+
+
+def flatten(tree: Any, role: Literal["state", "context"]) -> tuple[list[Any], Layout]:
+    """Leaves of a state or context, bare of marks, and the layout that puts them together again.
+
+    Raises:
+        ContractError: a leaf that is neither a tensor nor marked, or a state without a floating leaf.
+    """
+    pairs, spec = pytree.tree_flatten_with_path(tree, is_leaf=_is_mark)
+    leaves: list[Any] = []
+    kinds: list[Kind] = []
+    names: list[str] = []
+    for path, node in pairs:
+        name = _name(role, path)
+        names.append(name)
+        if isinstance(node, Shared):
+            if role == "state":
+                raise ContractError(f"{name} is marked Shared; every part of a state is per example")
+            leaves.append(node.value)
+            kinds.append("shared")
+            continue
+        value = node.value if isinstance(node, Carry) else node
+        if value is None and role == "context":
+            leaves.append(None)
+            kinds.append("shared")
+            continue
+        if not isinstance(value, Tensor):
+            hint = "wrap it in homeostat.Shared" if role == "context" else "a state holds tensors only"
+            raise ContractError(f"{name} is {_describe(value)}, not a tensor: {hint}")
+        if value.ndim == 0:
+            hint = "wrap it in homeostat.Shared" if role == "context" else "a state is batch first"
+            raise ContractError(f"{name} has no batch dimension: {hint}")
+        leaves.append(value)
+        kinds.append("carried" if isinstance(node, Carry) or not value.is_floating_point() else "measured")
+    layout = Layout(role, spec, tuple(kinds), tuple(isinstance(n, Carry) for _, n in pairs), tuple(names))
+    if role == "state" and "measured" not in kinds:
+        raise ContractError("the state has no floating leaf to measure convergence by")
+    return leaves, layout
+
+
+def count_rows(state: Sequence[Tensor], layout: Layout, context: Sequence[Any], context_layout: Layout) -> int:
+    """Number of examples, the same in every leaf that is per example.
+
+    Raises:
+        ContractError: naming the leaf whose first dimension differs.
+    """
+    rows = state[0].shape[0]
+    entries = list(zip(layout.names, layout.kinds, state, strict=True))
+    entries += list(zip(context_layout.names, context_layout.kinds, context, strict=True))
+    for name, kind, leaf in entries:
+        if kind != "shared" and leaf.shape[0] != rows:
+            hint = "; mark it homeostat.Shared if it is not per example" if name.startswith("context") else ""
+            raise ContractError(f"{name} has {leaf.shape[0]} rows, {layout.names[0]} has {rows}{hint}")
+    return rows
+
+
+def select(leaves: Sequence[Any], layout: Layout, index: Tensor) -> list[Any]:
+    """The rows `index` of every leaf that is per example."""
+    return [
+        leaf if kind == "shared" else leaf.index_select(0, index)
+        for leaf, kind in zip(leaves, layout.kinds, strict=True)
+    ]
+
+
+def merge_rows(leaves: Sequence[Tensor], index: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
+    """`leaves` with their rows `index` replaced by `rows`; gradients flow to both."""
+    return [old.index_copy(0, index, new) for old, new in zip(leaves, rows, strict=True)]

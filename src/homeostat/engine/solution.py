@@ -1,0 +1,92 @@
+"""What a solve returns."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Status(IntEnum):
+    """How an example ended.
+
+    Example:
+        >>> Status(0), Status.DIVERGED.name
+        (<Status.CONVERGED: 0>, 'DIVERGED')
+    """
+
+    CONVERGED = 0
+    """The residual is within tolerance."""
+    CYCLING = 1
+    """The state repeats with a period from 2 to 16 within tolerance, while the residual has stopped shrinking."""
+    STALLED = 2
+    """The residual is at the rounding noise of the dtype and no longer improves, above the tolerance asked for."""
+    MAX_STEPS = 3
+    """The steps were used up."""
+    DIVERGED = 4
+    """Not finite, or beyond a root mean square of 1e28 (float64: 1e100, float16: 1e4)."""
+
+
+def describe_rows(steps: Tensor, residual: Tensor, status: Tensor) -> str:
+    """A short table: for each status, how many rows, their steps and their residuals."""
+    lines = [f"{'status':<10} {'rows':>6} {'steps (median, most)':>22} {'residual (median, most)':>26}"]
+    for kind in Status:
+        rows = status == kind
+        count = int(rows.sum())
+        if count:
+            s, r = steps[rows].float(), residual[rows].float()
+            taken = f"{s.median():.0f}, {s.max():.0f}"
+            size = f"{r.nanmedian():.1e}, {r.max():.1e}"
+            lines.append(f"{kind.name:<10} {count:>6} {taken:>22} {size:>26}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, repr=False)
+class Adjoint:
+    """How the solve of `backward()` went, by example. Rows that got no gradient have 0 steps and a NaN residual."""
+
+    steps: Tensor
+    residual: Tensor
+    status: Tensor
+    row_evaluations: int
+
+    def __repr__(self) -> str:
+        return "Adjoint\n" + describe_rows(self.steps, self.residual, self.status)
+
+
+@dataclass(frozen=True, repr=False)
+class Solution:
+    """The end of an iteration, by example.
+
+    Attributes:
+        state: same structure as the start that was given; the last f(z) of each example. A row that diverged keeps its
+            last finite iterate (where `rtol=0, atol=0`, finiteness is seen only at the end, and it is left as it is).
+        steps: `(batch,)` int64, applications of `step` up to the one at which the example stopped.
+        residual: `(batch,)`, relative residual RMS(f(z) - z) / RMS(f(z)), the largest over the floating leaves,
+            measured on the last step; NaN where no step was taken.
+        status: `(batch,)` int8 of `Status`.
+        row_evaluations: evaluations of `step` times the rows in each: the true cost, with what the gradient added.
+    """
+
+    state: Any
+    steps: Tensor
+    residual: Tensor
+    status: Tensor
+    row_evaluations: int
+    _adjoint: list[Adjoint] = field(default_factory=list)
+
+    @property
+    def adjoint(self) -> Adjoint | None:
+        """How the last `backward()` through `Implicit` went; None before. It holds no graph."""
+        return self._adjoint[-1] if self._adjoint else None
+
+    @property
+    def converged(self) -> Tensor:
+        """`(batch,)` bool."""
+        return self.status == Status.CONVERGED
+
+    def __repr__(self) -> str:
+        with torch.no_grad():
+            table = describe_rows(self.steps, self.residual, self.status)
+        return f"Solution: {len(self.steps)} examples, {self.row_evaluations} row evaluations\n{table}"

@@ -1,0 +1,24 @@
+"""The contract, the reference model, and checkpoints."""
+
+from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, load, save, shipped
+from homeostat.models.contract import IteratedModel, as_model, from_functions
+from homeostat.models.recall import RecallConfig, RecallNet
+from homeostat.models.starts import Mixed, Noise, Own, Start, Zeros
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointConfig",
+    "IteratedModel",
+    "Mixed",
+    "Noise",
+    "Own",
+    "RecallConfig",
+    "RecallNet",
+    "Start",
+    "Zeros",
+    "as_model",
+    "from_functions",
+    "load",
+    "save",
+    "shipped",
+]

@@ -1,0 +1,175 @@
+"""The contract: the five functions by which a model that thinks by iterating joins Homeostat."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from homeostat.errors import ContractError
+from homeostat.models.starts import Own, Start
+
+FUNCTIONS = ("encode", "initial_state", "step", "decode")
+"""Functions that every model has; `score` is optional."""
+
+
+class IteratedModel(ABC):
+    """A model that applies one map again and again, `state <- step(state, context)`.
+
+    States and contexts are tensors or nests of tensors, batch first; what is not per example is `Shared`.
+
+    Attributes:
+        name: what reports call it.
+        trained_steps: its horizon, the most steps it took in training; None when unknown.
+        unit_cost: cost of one step, in cell evaluations or FLOPs, so that curves of different models share an axis.
+        stochastic: whether `step` draws random numbers.
+    """
+
+    name: str = "model"
+    trained_steps: int | None = None
+    unit_cost: float = 1.0
+    stochastic: bool = False
+
+    @abstractmethod
+    def encode(self, inputs: Any) -> Any:
+        """The context, computed once per example."""
+
+    @abstractmethod
+    def initial_state(self, context: Any, start: Start) -> Any:
+        """Where the iteration starts. `start.like(own_start)` draws any start in the shape of the model's own."""
+
+    @abstractmethod
+    def step(self, state: Any, context: Any) -> Any:
+        """One unit of test-time compute."""
+
+    @abstractmethod
+    def decode(self, state: Any, context: Any) -> Any:
+        """An answer, readable after any step."""
+
+    def score(self, state: Any, context: Any) -> Tensor | None:
+        """The model's own halting signal, `(batch,)`, larger is surer; None when it has none."""
+        return None
+
+    def light_cone(self, span: int) -> int | None:
+        """Steps before which information cannot have crossed `span` positions of the input; None when unknown."""
+        return None
+
+
+class _FromFunctions(IteratedModel):
+    def __init__(self, functions: dict[str, Callable[..., Any]], attributes: dict[str, Any]) -> None:
+        self._functions = functions
+        for name, value in attributes.items():
+            setattr(self, name, value)
+        parameters = inspect.signature(functions["initial_state"]).parameters.values()
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._draws_start = variadic or len(positional) > 1
+
+    def encode(self, inputs: Any) -> Any:
+        return self._functions["encode"](inputs)
+
+    def initial_state(self, context: Any, start: Start) -> Any:
+        if self._draws_start:
+            return self._functions["initial_state"](context, start)
+        return start.like(self._functions["initial_state"](context))
+
+    def step(self, state: Any, context: Any) -> Any:
+        return self._functions["step"](state, context)
+
+    def decode(self, state: Any, context: Any) -> Any:
+        return self._functions["decode"](state, context)
+
+    def score(self, state: Any, context: Any) -> Tensor | None:
+        score = self._functions.get("score")
+        return None if score is None else score(state, context)
+
+
+def from_functions(
+    *,
+    encode: Callable[[Any], Any],
+    initial_state: Callable[..., Any],
+    step: Callable[[Any, Any], Any],
+    decode: Callable[[Any, Any], Any],
+    score: Callable[[Any, Any], Tensor] | None = None,
+    name: str = "model",
+    trained_steps: int | None = None,
+    unit_cost: float = 1.0,
+    stochastic: bool = False,
+) -> IteratedModel:
+    """A model made of the functions that you have already.
+
+    Args:
+        encode: `inputs -> context`.
+        initial_state: `context -> state`, or `(context, start) -> state` for a model that draws its own noise.
+        step: `(state, context) -> state`.
+        decode: `(state, context) -> outputs`.
+        score: `(state, context) -> (batch,)`, the model's own halting signal.
+        name, trained_steps, unit_cost, stochastic: see `IteratedModel`.
+
+    Raises:
+        ContractError: a function that cannot be called, or an impossible horizon or cost.
+
+    Example:
+        >>> import torch
+        >>> model = from_functions(
+        ...     encode=lambda x: x,
+        ...     initial_state=lambda x: torch.zeros_like(x),
+        ...     step=lambda z, x: 0.5 * (z + x / z.clamp(min=0.1)),  # Heron's square root
+        ...     decode=lambda z, x: z,
+        ... )
+        >>> z = model.initial_state(torch.tensor([[4.0]]), Own())
+        >>> for _ in range(8):
+        ...     z = model.step(z, torch.tensor([[4.0]]))
+        >>> z
+        tensor([[2.]])
+    """
+    functions: dict[str, Any] = {
+        "encode": encode,
+        "initial_state": initial_state,
+        "step": step,
+        "decode": decode,
+        "score": score,
+    }
+    if score is None:
+        del functions["score"]
+    for key, function in functions.items():
+        if not callable(function):
+            raise ContractError(f"{key} must be a function, not {function!r}")
+    _check_attributes(trained_steps, unit_cost)
+    attributes = {"name": name, "trained_steps": trained_steps, "unit_cost": unit_cost, "stochastic": stochastic}
+    return _FromFunctions(functions, attributes)
+
+
+def as_model(candidate: Any, *, where: str = "the model") -> IteratedModel:
+    """Take anything that has the functions of the contract, or say which one is missing.
+
+    Example:
+        >>> as_model(object(), where="build()")
+        Traceback (most recent call last):
+        homeostat.errors.ContractError: build() returned object, which has no function encode(); a model has encode, \
+initial_state, step, decode
+    """
+    if isinstance(candidate, IteratedModel):
+        return candidate
+    for name in FUNCTIONS:
+        if not callable(getattr(candidate, name, None)):
+            kind = type(candidate).__name__
+            needed = ", ".join(FUNCTIONS)
+            raise ContractError(f"{where} returned {kind}, which has no function {name}(); a model has {needed}")
+    return from_functions(
+        **{name: getattr(candidate, name) for name in FUNCTIONS},
+        score=getattr(candidate, "score", None),
+        name=getattr(candidate, "name", type(candidate).__name__),
+        trained_steps=getattr(candidate, "trained_steps", None),
+        unit_cost=getattr(candidate, "unit_cost", 1.0),
+        stochastic=getattr(candidate, "stochastic", False),
+    )
+
+
+def _check_attributes(trained_steps: Any, unit_cost: Any) -> None:
+    whole = isinstance(trained_steps, int) and not isinstance(trained_steps, bool) and trained_steps > 0
+    if trained_steps is not None and not whole:
+        raise ContractError(f"trained_steps must be None or a whole number above 0, not {trained_steps!r}")
+    if isinstance(unit_cost, bool) or not isinstance(unit_cost, int | float) or not 0 < unit_cost < float("inf"):
+        raise ContractError(f"unit_cost must be a number above 0, not {unit_cost!r}")

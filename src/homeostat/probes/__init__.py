@@ -1,0 +1,21 @@
+"""Probes: what a trained model does when it thinks longer."""
+
+from homeostat.probes.audit import AuditEvent, audit
+from homeostat.probes.judge import Judge
+from homeostat.probes.results import Alignment, Audit, Budget, Clip, Difficulty, Estimate, Example, Verdict
+from homeostat.probes.saving import save_audits
+
+__all__ = [
+    "Alignment",
+    "Audit",
+    "AuditEvent",
+    "Budget",
+    "Clip",
+    "Difficulty",
+    "Estimate",
+    "Example",
+    "Judge",
+    "Verdict",
+    "audit",
+    "save_audits",
+]

@@ -1,0 +1,338 @@
+"""`audit`: what a model does when it thinks longer, difficulty by difficulty, in one streaming pass."""
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from homeostat.errors import ContractError, InputError
+from homeostat.models.contract import IteratedModel, as_model
+from homeostat.models.starts import Own
+from homeostat.probes import estimates
+from homeostat.probes.alignment import BatchAlignment, align, other_starts
+from homeostat.probes.clips import Candidate, choose, film
+from homeostat.probes.judge import Judge
+from homeostat.probes.results import (
+    LIMIT_CLASSES,
+    Alignment,
+    Audit,
+    Budget,
+    Difficulty,
+    Example,
+    Settings,
+)
+from homeostat.probes.sweep import BatchSweep, sweep_batch
+from homeostat.probes.verdict import decide
+
+Examples = Iterable[tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class AuditEvent:
+    """What a progress callback is told after each run over a batch."""
+
+    difficulty: str
+    done: int
+    """Examples audited so far, over all difficulties."""
+    seconds: float
+
+
+def audit(
+    model: Any,
+    examples: Examples | Mapping[str, Examples],
+    *,
+    steps: Sequence[int],
+    judge: Any = None,
+    settle_rtol: float = 1e-3,
+    noise_scale: float = 1.0,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    spans: Mapping[str, int] | None = None,
+    name: str | None = None,
+    description: str = "",
+    alignment: bool = True,
+    on_batch: Callable[[AuditEvent], None] | None = None,
+) -> Audit:
+    """Run a model for many more steps than it was trained with, and say what that does.
+
+    Args:
+        model: anything with the functions of the contract (see `from_functions`).
+        examples: batches `(inputs, targets)`, or several such iterables by the name of their difficulty, easiest first.
+            They are streamed: no trajectory is held. `targets` may be None where nothing is judged.
+        steps: budgets; the trained horizon is added when it is below the largest.
+        judge: has what it can of `correct`, `symbols`, `loss`, `answers`, `cells` (see `Judge`); a task, or the model's
+            own object when None.
+        settle_rtol: relative residual, RMS(f(z) - z) / RMS(f(z)), at which an example counts as settled.
+        noise_scale: standard deviation of the noise start.
+        seed: of the noise starts and the bootstrap intervals.
+        device: where to run; that of the model's parameters when None.
+        spans: by difficulty, distance in positions that information must cross, for the light-cone bound.
+        name, description: what reports call the model.
+        alignment: also run from other starts. This takes two to three times as long.
+        on_batch: called after each batch.
+
+    Returns:
+        An `Audit`: print it for a table and a verdict, `save` it for the report.
+
+    Raises:
+        InputError: no examples, or impossible budgets.
+        ContractError: a model that breaks the contract.
+
+    Example:
+        >>> import homeostat as hs
+        >>> heron = hs.from_functions(
+        ...     encode=lambda x: x,
+        ...     initial_state=lambda x: torch.ones_like(x),
+        ...     step=lambda z, x: 0.5 * (z + x / z),  # Heron's square root
+        ...     decode=lambda z, x: z,
+        ...     trained_steps=2,
+        ... )
+        >>> class Right:
+        ...     def correct(self, outputs, targets):
+        ...         return ((outputs - targets).abs() < 1e-3).all(1)
+        >>> x = torch.linspace(1, 100, 64)[:, None]
+        >>> result = hs.audit(heron, [(x, x.sqrt())], steps=[1, 2, 4, 8, 16], judge=Right(), alignment=False)
+        >>> result.verdict.decision
+        'may think longer'
+    """
+    began = time.perf_counter()
+    judge = judge if isinstance(judge, Judge) else Judge.of(model if judge is None else judge)
+    parameters = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else None
+    iterated = as_model(model, where="the model")
+    if device is None:
+        first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        device = torch.device("cpu") if first is None else first.device
+    horizon = iterated.trained_steps
+    budgets = _budgets(steps, horizon)
+    options = _Options(judge, budgets, settle_rtol, noise_scale, seed, torch.device(device), alignment)
+    groups = examples if isinstance(examples, Mapping) else {"all examples": examples}
+    difficulties, at_horizon, candidates = [], [], []
+    done, dtype = 0, "none"
+    training = isinstance(model, nn.Module) and model.training
+    if isinstance(model, nn.Module):
+        model.eval()
+    try:
+        for key, batches in groups.items():
+            collected = _Collected(key)
+            for inputs, targets in batches:
+                dtype = _one_batch(iterated, inputs, targets, options, collected) or dtype
+                if on_batch is not None:
+                    on_batch(AuditEvent(key, done + len(collected.examples), time.perf_counter() - began))
+            if not collected.examples:
+                raise InputError(f"difficulty {key!r} has no examples; give at least one batch with one row")
+            done += len(collected.examples)
+            span = None if spans is None else spans.get(key)
+            difficulties.append(_summarise(collected, options, None if span is None else iterated.light_cone(span)))
+            at_horizon.append(collected.at(budgets, horizon))
+            candidates += collected.candidates
+        if not difficulties:
+            raise InputError("there are no examples to audit")
+        clips = [film(iterated, judge, candidate, budgets[-1]) for candidate in choose(candidates)]
+    finally:
+        if isinstance(model, nn.Module):
+            model.train(training)
+    settings = Settings(
+        budgets=tuple(budgets),
+        settle_rtol=settle_rtol,
+        seed=seed,
+        noise_scale=noise_scale,
+        dtype=dtype,
+        device=str(device),
+        versions={"torch": torch.__version__.split("+")[0], "python": platform.python_version()},
+        seconds=time.perf_counter() - began,
+    )
+    return Audit(
+        model=name or iterated.name,
+        description=description,
+        trained_steps=horizon,
+        unit_cost=iterated.unit_cost,
+        parameters=parameters,
+        settings=settings,
+        difficulties=tuple(difficulties),
+        verdict=decide(difficulties, at_horizon, horizon),
+        clips=tuple(clip for clip in clips if clip is not None),
+    )
+
+
+def _budgets(steps: Sequence[int], horizon: int | None) -> list[int]:
+    budgets = sorted({int(step) for step in steps})
+    if not budgets or budgets[0] < 1:
+        raise InputError(f"steps must be budgets of 1 or more, such as [1, 4, 16, 64], not {list(steps)}")
+    if horizon is not None and horizon < budgets[-1]:
+        budgets = sorted({*budgets, horizon})
+    return budgets
+
+
+@dataclass(frozen=True)
+class _Options:
+    judge: Judge
+    budgets: list[int]
+    rtol: float
+    noise_scale: float
+    seed: int
+    device: torch.device
+    alignment: bool
+
+
+class _Collected:
+    """What the batches of one difficulty gave, row after row."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.examples: list[Example] = []
+        self.sweeps: list[BatchSweep] = []
+        self.alignments: dict[str, list[BatchAlignment]] = {}
+        self.candidates: list[Candidate] = []
+        self.notes: dict[str, None] = {}
+        self.symbols = 1
+
+    def at(self, budgets: Sequence[int], horizon: int | None) -> np.ndarray | None:
+        if horizon not in budgets or any(s.correct is None for s in self.sweeps):
+            return None
+        place = list(budgets).index(horizon)
+        return np.concatenate([s.correct[:, place] for s in self.sweeps if s.correct is not None])
+
+
+def _one_batch(model: IteratedModel, inputs: Any, targets: Any, options: _Options, into: _Collected) -> str | None:
+    """Audit one batch; returns the dtype of its state."""
+
+    def move(tree: Any) -> Any:
+        return pytree.tree_map(lambda x: x.to(options.device) if isinstance(x, Tensor) else x, tree)
+
+    inputs, targets = move(inputs), move(targets)
+    first = len(into.examples)
+    leaves = pytree.tree_leaves(inputs)
+    rows = next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
+    if rows == 0:
+        return None
+    if rows is None:
+        raise ContractError("inputs must be a tensor or a nest of tensors, batch first")
+    indices = range(first, first + rows)
+    swept, context = sweep_batch(
+        model,
+        inputs,
+        targets,
+        options.judge,
+        options.budgets,
+        options.rtol,
+        lambda context: model.initial_state(context, Own().seeded(options.seed, indices)),
+    )
+    aligned: list[BatchAlignment] = []
+    if options.alignment:
+        starts, notes = other_starts(
+            model, context, swept, scale=options.noise_scale, seed=options.seed, indices=indices
+        )
+        into.notes |= dict.fromkeys(notes)
+        for start, state in starts.items():
+            aligned.append(
+                align(model, context, swept, start, state, targets, options.judge, options.budgets[-1])
+            )
+            into.alignments.setdefault(start, []).append(aligned[-1])
+    into.sweeps.append(swept)
+    found = _examples(swept, aligned, first)
+    into.examples += found
+    if isinstance(targets, Tensor):
+        into.symbols = max(1, targets[0].numel())
+    for correct in (True, False):  # the first of each kind may be shown
+        if not any(c.example.correct is correct for c in into.candidates):
+            row = next((i for i, example in enumerate(found) if example.correct is correct), None)
+            if row is not None:
+                into.candidates.append(Candidate.of(into.name, found[row], inputs, targets, row))
+    state = next(x for x in pytree.tree_leaves(swept.state) if isinstance(x, Tensor) and x.is_floating_point())
+    return str(state.dtype).removeprefix("torch.")
+
+
+def _examples(swept: BatchSweep, aligned: Sequence[BatchAlignment], first: int) -> list[Example]:
+    found = []
+    for row in range(len(swept.failed_at)):
+        correct = None if swept.correct is None else bool(swept.correct[row, -1])
+        solved = int(swept.first_solved[row]) or None
+        limit, period = swept.limit[row]
+        found.append(
+            Example(
+                index=first + row,
+                correct=correct,
+                first_solved=solved,
+                last_change=None if swept.last_change is None else int(swept.last_change[row]),
+                lost=None if correct is None else solved is not None and not correct,
+                settled_at=int(swept.settled_at[row]) or None,
+                residual=float(swept.residual[row, -1]),
+                limit=limit,  # type: ignore[arg-type]
+                period=period,
+                failed_at=int(swept.failed_at[row]) or None,
+                alignment={a.start: float(a.cosine[row]) for a in aligned},
+            )
+        )
+    return found
+
+
+def _summarise(collected: _Collected, options: _Options, light_cone: int | None) -> Difficulty:
+    sweeps = collected.sweeps
+    failed_at = np.concatenate([s.failed_at for s in sweeps])
+    residual = np.concatenate([s.residual for s in sweeps])
+
+    def joined(name: str) -> np.ndarray | None:
+        parts = [getattr(s, name) for s in sweeps]
+        return None if any(part is None for part in parts) else np.concatenate(parts)
+
+    correct, symbols, loss = joined("correct"), joined("symbols"), joined("loss")
+    budgets = []
+    for place, steps in enumerate(options.budgets):
+        failed = (failed_at > 0) & (failed_at <= steps)
+        finite = None if loss is None else loss[~failed, place]
+        budgets.append(
+            Budget(
+                steps=steps,
+                exact=None if correct is None else estimates.share(correct[:, place]),
+                symbol=None if symbols is None else estimates.clustered_share(symbols[:, place], collected.symbols),
+                loss=None if finite is None or len(finite) == 0 else float(finite.mean()),
+                residual_median=float(np.median(residual[:, place])),
+                residual_high=float(np.quantile(residual[:, place], 0.9, method="higher")),
+                settled=estimates.share((residual[:, place] <= options.rtol) & ~failed),
+                failed=int(failed.sum()),
+            )
+        )
+    table = None
+    if correct is not None:
+        settled = (residual[:, -1] <= options.rtol) & (failed_at == 0)
+        right = correct[:, -1]
+        cells = [[int((a & b).sum()) for b in (right, ~right)] for a in (settled, ~settled)]
+        table = ((cells[0][0], cells[0][1]), (cells[1][0], cells[1][1]))
+    limits = {kind: sum(example.limit == kind for example in collected.examples) for kind in LIMIT_CLASSES}
+    return Difficulty(
+        name=collected.name,
+        light_cone=light_cone,
+        budgets=tuple(budgets),
+        alignments=tuple(_alignment(start, parts, options) for start, parts in collected.alignments.items()),
+        limits=limits,
+        settled_correct=table,
+        examples=tuple(collected.examples),
+        row_evaluations=sum(s.evaluations for s in sweeps),
+        notes=tuple(collected.notes),
+    )
+
+
+def _alignment(start: str, parts: Sequence[BatchAlignment], options: _Options) -> Alignment:
+    def joined(name: str) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        return None if any(array is None for array in arrays) else np.concatenate(arrays)
+
+    cosine, null, distance, failed = (joined(name) for name in ("cosine", "null", "distance", "failed"))
+    assert cosine is not None and null is not None and distance is not None and failed is not None
+    agreement, correct = joined("agreement"), joined("correct")
+    return Alignment(
+        start=start,  # type: ignore[arg-type]
+        steps=options.budgets[-1],
+        cosine=estimates.mean(cosine, seed=options.seed),
+        null=estimates.mean(null[~np.isnan(null)], seed=options.seed),
+        distance=float(np.median(distance)),
+        agreement=None if agreement is None else estimates.share(agreement),
+        exact=None if correct is None else estimates.share(correct),
+        failed=int(failed.sum()),
+    )

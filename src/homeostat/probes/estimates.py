@@ -1,0 +1,86 @@
+"""Means with their 95 % intervals."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from homeostat.probes.results import Estimate
+
+_Z = float(stats.norm.ppf(0.975))
+_RESAMPLES = 2000
+
+
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    """Wilson's interval (Wilson 1927) for a share; `count` need not be whole."""
+    centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def share(hits: ArrayLike) -> Estimate:
+    """Share of `True` in `(examples,)`, with Wilson's interval.
+
+    Example:
+        >>> share([True] * 32)
+        1.000 [0.893, 1.000] n=32
+        >>> share([])
+        nan [0.000, 1.000] n=0
+    """
+    hits = np.asarray(hits, dtype=bool)
+    if len(hits) == 0:
+        return Estimate(float("nan"), 0.0, 1.0, 0)
+    return Estimate(float(hits.mean()), *_wilson(float(hits.mean()), len(hits)), len(hits))
+
+
+def clustered_share(shares: ArrayLike, symbols: int) -> Estimate:
+    """Mean of per-example shares `(examples,)` of `symbols` symbols each, with Wilson's interval.
+
+    Symbols of one example are not independent, so the interval uses the number of independent symbols that would
+    give the variance seen between examples (Kish's effective sample size), at most all of them, at least the number
+    of examples.
+
+    Example:
+        >>> clustered_share([1.0, 0.5, 1.0, 0.5], symbols=10)  # as good as 4 examples, not 40 symbols
+        0.750 [0.301, 0.954] n=4
+    """
+    shares = np.asarray(shares, dtype=float)
+    count = len(shares)
+    if count == 0:
+        return Estimate(float("nan"), 0.0, 1.0, 0)
+    mean = float(shares.mean())
+    variance = float(shares.var(ddof=1)) / count if count > 1 else 0.0
+    effective = count * symbols if variance == 0 else mean * (1 - mean) / variance
+    return Estimate(mean, *_wilson(mean, float(np.clip(effective, count, count * symbols))), count)
+
+
+def mean(values: ArrayLike, *, seed: int = 0) -> Estimate:
+    """Mean of `(examples,)` with a percentile bootstrap interval over examples (2,000 resamples).
+
+    Example:
+        >>> mean([1.0, 1.0, 1.0])
+        1.000 [1.000, 1.000] n=3
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    centre = float(values.mean())
+    if len(values) == 1 or np.ptp(values) == 0:
+        low, high = (centre, centre) if len(values) > 1 else (float("nan"), float("nan"))
+        return Estimate(centre, low, high, len(values))
+    found = stats.bootstrap(
+        (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return Estimate(centre, float(found.low), float(found.high), len(values))
+
+
+def paired_change(before: ArrayLike, after: ArrayLike) -> tuple[int, int, float]:
+    """Examples gained and lost between two budgets, and the p-value of McNemar's exact test that both are as likely.
+
+    Example:
+        >>> paired_change([False] * 10 + [True], [True] * 10 + [True])
+        (10, 0, 0.001953125)
+    """
+    before, after = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    gained, lost = int((~before & after).sum()), int((before & ~after).sum())
+    p = 1.0 if gained + lost == 0 else float(stats.binomtest(gained, gained + lost).pvalue)
+    return gained, lost, p

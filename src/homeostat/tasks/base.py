@@ -1,0 +1,131 @@
+"""What a task is: puzzles with a difficulty dial, an exact checker, and a text form.
+
+A task knows no model. It makes tensors, judges outputs, and reads and writes what people type.
+Shapes: inputs `(batch, channels, *space)` float32; targets `(batch, *space)` int64, `IGNORE` where no answer is asked;
+outputs `(batch, classes, *space)` logits.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+Split = Literal["train", "test"]
+
+IGNORE = -100
+"""Target value of positions where no answer is asked (the walls of a maze); cross-entropy skips it."""
+
+
+@dataclass(frozen=True, repr=False)
+class Batch:
+    """Instances of one size: `inputs` `(batch, channels, *space)` and `targets` `(batch, *space)`."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Unpack as `inputs, targets = batch`, the form in which examples travel everywhere."""
+        return iter((self.inputs, self.targets))
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} instances, inputs {tuple(self.inputs.shape)}, targets {tuple(self.targets.shape)})"
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """One instance that a user handed in: `inputs` `(channels, *space)` and `where` it came from (`"line 3"`)."""
+
+    inputs: Tensor
+    where: str
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What the codes of `Task.cells` mean: for each code a label and a colour (`#rrggbb`)."""
+
+    labels: tuple[str, ...]
+    colours: tuple[str, ...]
+
+
+class Task(ABC):
+    """Puzzles of one kind. Every method is a pure function of its arguments: the same seed gives the same instances."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    size_name: ClassVar[str]
+    """What the difficulty dial counts, in words: `"bits"`, `"rooms a side"`."""
+    sizes: ClassVar[tuple[int, ...]]
+    """Sizes that an audit uses when none are asked for, easiest first."""
+    spatial_dims: ClassVar[int]
+    in_channels: ClassVar[int]
+    classes: ClassVar[int]
+    legend: ClassVar[Legend]
+
+    @abstractmethod
+    def sample(self, size: int, count: int, *, split: Split, seed: int) -> Batch:
+        """`count` instances of one size. The first ones stay the same when `count` grows.
+
+        No instance of the split `"train"` is ever one of the split `"test"`, whatever the seeds.
+
+        Raises:
+            InputError: a size that is impossible, or that has no instance in this split.
+        """
+
+    @abstractmethod
+    def span(self, size: int) -> int:
+        """Distance, in positions of the input, that information must cross before every answer can be right."""
+
+    @abstractmethod
+    def parse(self, data: bytes, *, name: str) -> list[Puzzle]:
+        """Read what a user handed in; `name` says where it came from, in errors.
+
+        Raises:
+            InputError: what cannot be read, with the line or pixel where it stands.
+        """
+
+    @abstractmethod
+    def text(self, inputs: Tensor, answer: Tensor) -> str:
+        """One solved instance as text; `inputs` `(channels, *space)`, `answer` `(*space)`."""
+
+    @abstractmethod
+    def picture(self, inputs: Tensor, answer: Tensor) -> Image:
+        """One solved instance as a picture, without a target to compare with."""
+
+    @abstractmethod
+    def cells(self, inputs: Tensor, answer: Tensor, target: Tensor) -> np.ndarray:
+        """One answer compared with its target, as a 2-D uint8 array of codes into `legend`."""
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """`(batch, classes, *space)` logits to `(batch, *space)` int64 answers."""
+        return outputs.argmax(1)
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`(batch,)` bool: every asked position is right."""
+        asked = targets != IGNORE
+        return ((self.answers(outputs) == targets) | ~asked).flatten(1).all(1)
+
+    def symbols(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`(batch,)` float32: share of the asked positions that are right."""
+        asked = targets != IGNORE
+        right = (self.answers(outputs) == targets) & asked
+        return right.flatten(1).sum(1) / asked.flatten(1).sum(1)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`(batch,)` cross-entropy in nats, mean over the asked positions."""
+        asked = (targets != IGNORE).flatten(1)
+        each = F.cross_entropy(outputs, targets, ignore_index=IGNORE, reduction="none").flatten(1)
+        return each.sum(1) / asked.sum(1)
+
+
+def stack(puzzles: Sequence[Puzzle]) -> Tensor:
+    """Puzzles of one shape as a batch of inputs `(batch, channels, *space)`."""
+    return torch.stack([puzzle.inputs for puzzle in puzzles])
