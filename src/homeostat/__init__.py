@@ -1,7 +1,28 @@
 """Homeostat: models that think by iterating. Does thinking longer help, on which inputs, and when should it stop?"""
 
 from homeostat.engine import Carry, Implicit, Picard, Shared, Solution, Status, Stop, Unrolled, solve
+from homeostat.inference import predict
+from homeostat.models import IteratedModel, from_functions, load
+from homeostat.probes import Audit, audit
+from homeostat.training import train
 
 __version__ = "0.1.0"
 
-__all__ = ["Carry", "Implicit", "Picard", "Shared", "Solution", "Status", "Stop", "Unrolled", "solve"]
+__all__ = [
+    "Audit",
+    "Carry",
+    "Implicit",
+    "IteratedModel",
+    "Picard",
+    "Shared",
+    "Solution",
+    "Status",
+    "Stop",
+    "Unrolled",
+    "audit",
+    "from_functions",
+    "load",
+    "predict",
+    "solve",
+    "train",
+]

@@ -63,7 +63,9 @@ class _Tape:
         return [torch.zeros_like(x) if g is None else g for x, g in zip(self.inputs, found, strict=True)]
 
 
-def solve_adjoint(problem: Problem, tape: _Tape, cotangents: Sequence[Tensor], stop: Stop) -> tuple[list[Tensor], Adjoint]:
+def solve_adjoint(
+    problem: Problem, tape: _Tape, cotangents: Sequence[Tensor], stop: Stop
+) -> tuple[list[Tensor], Adjoint]:
     """Solve `u = J^T u + g` by plain iteration, per example, with rows leaving as they finish.
 
     Args:
@@ -114,8 +116,8 @@ class _FixedPoint(torch.autograd.Function):
         return tuple(x.clone() for x in leaves[:half])
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable  # a second derivative raises: the adjoint solve itself is not recorded
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = ctx.adjoint(cotangents)
         return (None, *(None for _ in cotangents), *found)
 
@@ -138,7 +140,9 @@ class _AdjointSolve:
         return result
 
 
-def attach_implicit(problem: Problem, solution: Solution, leaves: list[Tensor], gradient: Implicit) -> tuple[list[Tensor], int]:
+def attach_implicit(
+    problem: Problem, solution: Solution, leaves: list[Tensor], gradient: Implicit
+) -> tuple[list[Tensor], int]:
     """The leaves of a solution with the implicit gradient attached, and the row evaluations that this took.
 
     Rows that diverged (with `on_failure="mask"`: that did not converge) take no part in the recorded evaluation, so

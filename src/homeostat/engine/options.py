@@ -14,7 +14,9 @@ def _check_range(name: str, value: float, low: float, what: str) -> None:
 
 def _check_tensor(name: str, value: Tensor, integer: bool) -> None:
     if value.ndim != 1:
-        raise ValueError(f"{name} must be a number or one number an example, not a tensor of shape {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must be a number or one number an example, not a tensor of shape {tuple(value.shape)}"
+        )
     if integer and (value.is_floating_point() or value.dtype == torch.bool):
         raise ValueError(f"{name} must hold whole numbers, not {value.dtype}")
     if not bool((value >= 0).all()):
@@ -27,7 +29,7 @@ class Stop:
 
     Args:
         rtol: relative tolerance; a number, or a tensor `(batch,)` with one entry an example.
-        atol: absolute tolerance, in units of the state. 0 makes the stop free of scale; a fixed point at zero needs one.
+        atol: absolute tolerance, in units of the state. 0 makes the stop free of scale; a fixed point at 0 needs one.
         max_steps: most applications of `step`; a whole number, or an int64 tensor `(batch,)`.
 
     With `rtol=0, atol=0` exactly `max_steps` steps are taken and finiteness is checked once, at the end.

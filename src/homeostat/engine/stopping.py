@@ -50,7 +50,9 @@ class CycleTest:
             self._largest, self._repeats = residual, torch.zeros_like(residual, dtype=torch.bool)
             self._opens += min(self._opens, _WIDEST_GAP)
             return None
-        assert self._largest is not None and self._repeats is not None and self._former is not None
+        assert self._largest is not None
+        assert self._repeats is not None
+        assert self._former is not None
         self._largest = torch.maximum(self._largest, residual)
         lag = step - self._start
         if lag >= 2:

@@ -123,8 +123,10 @@ shipped ones are mazes
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            raise CheckpointError(f"{path}: {name} is {found.get(name, 'missing')}, the configuration needs "
-                                  f"{expected.get(name, 'no such tensor')}")
+            raise CheckpointError(
+                f"{path}: {name} is {found.get(name, 'missing')}, the configuration needs "
+                f"{expected.get(name, 'no such tensor')}"
+            )
     model.load_state_dict(tensors)
     return Checkpoint(model.to(device).eval(), config)
 
@@ -141,7 +143,9 @@ def _find(source: str | os.PathLike[str]) -> Path:
     if str(source) in known:
         return known[str(source)]
     names = ", ".join(known) or "none"
-    raise CheckpointError(f"no checkpoint at {source}: there is no folder of that name, and the shipped ones are {names}")
+    raise CheckpointError(
+        f"no checkpoint at {source}: there is no folder of that name, and the shipped ones are {names}"
+    )
 
 
 def _read_config(path: Path) -> CheckpointConfig:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from homeostat.errors import ContractError
-from homeostat.models.starts import Own, Start
+from homeostat.models.starts import Start
 
 FUNCTIONS = ("encode", "initial_state", "step", "decode")
 """Functions that every model has; `score` is optional."""

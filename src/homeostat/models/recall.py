@@ -22,7 +22,7 @@ class RecallConfig(BaseModel):
     spatial_dims: Literal[1, 2]
     in_channels: int = Field(ge=1, le=1024)
     classes: int = Field(ge=2, le=4096)
-    width: int = Field(32, ge=1, le=4096)
+    width: int = Field(default=32, ge=1, le=4096)
 
 
 class RecallCell(nn.Module):
@@ -39,7 +39,7 @@ class RecallCell(nn.Module):
 
 
 class RecallNet(nn.Module, IteratedModel):
-    """Encoder, cell and decoder: `(batch, in_channels, *space)` to logits `(batch, classes, *space)`, any size of space.
+    """Encoder, cell and decoder: `(batch, in_channels, *space)` to logits `(batch, classes, *space)`, any space.
 
     The context is the encoded input `u`, the state has the same shape, and the own start is zeros.
 

@@ -37,8 +37,8 @@ def stream_seed(*numbers: int) -> int:
 class _Start(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0)
-    indices: tuple[int, ...] | None = Field(None, repr=False)
+    seed: int = Field(default=0, ge=0)
+    indices: tuple[int, ...] | None = Field(default=None, repr=False)
     """Place of each row among all examples; None counts the rows of the batch."""
 
     def seeded(self, seed: int, indices: Sequence[int]) -> Self:
@@ -109,7 +109,7 @@ class Noise(_Start):
     """
 
     kind: Literal["noise"] = "noise"
-    scale: float = Field(1.0, gt=0, allow_inf_nan=False)
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def _fill(self, leaf: Tensor, position: int, indices: Sequence[int]) -> Tensor:
         return (self.scale * self._gaussian(leaf, position, indices)).to(device=leaf.device, dtype=leaf.dtype)
@@ -125,9 +125,9 @@ class Mixed(_Start):
     """
 
     kind: Literal["mixed"] = "mixed"
-    share: float = Field(0.5, ge=0, le=1)
+    share: float = Field(default=0.5, ge=0, le=1)
     """Share of examples that start from noise."""
-    scale: float = Field(1.0, gt=0, allow_inf_nan=False)
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def _fill(self, leaf: Tensor, position: int, indices: Sequence[int]) -> Tensor:
         noise = self.scale * self._gaussian(leaf, position, indices)

@@ -19,7 +19,7 @@ from homeostat.engine.norms import out_of_bounds, residuals, row_rms
 from homeostat.models.contract import IteratedModel
 from homeostat.models.starts import Noise, Own, Zeros
 from homeostat.probes.judge import Judge
-from homeostat.probes.sweep import BatchSweep, RestTest
+from homeostat.probes.sweep import BatchSweep, OnStep, RestTest
 
 StartName = Literal["zeros", "noise", "swapped"]
 
@@ -41,7 +41,8 @@ class BatchAlignment:
 class _Quiet:
     """A monitor that only lets go of rows that rest or fail."""
 
-    def __init__(self, problem: Problem, stochastic: bool) -> None:
+    def __init__(self, problem: Problem, stochastic: bool, on_step: OnStep | None) -> None:
+        self._on_step = on_step
         self._measured = problem.layout.measured()
         self._rest = RestTest(problem.state, self._measured, stochastic)
         self.failed = torch.zeros(problem.rows, dtype=torch.bool, device=problem.state[0].device)
@@ -50,6 +51,8 @@ class _Quiet:
         self, step: int, rows: Tensor, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any]
     ) -> Release | None:
         """See `Monitor.observe`."""
+        if self._on_step is not None:
+            self._on_step(step)
         new = [after[i] for i in self._measured]
         _, sizes, relative = residuals([before[i] for i in self._measured], new)
         failed = out_of_bounds(new, sizes)
@@ -103,11 +106,12 @@ def align(
     targets: Any,
     judge: Judge,
     steps: int,
+    on_step: OnStep | None = None,
 ) -> BatchAlignment:
     """Run one batch again from `state` for `steps` steps, and compare where it ends with the first run."""
     with torch.no_grad():
         problem = Problem.of(model.step, state, context)
-        quiet = _Quiet(problem, model.stochastic)
+        quiet = _Quiet(problem, model.stochastic, on_step)
         leaves, evaluations = iterate(problem, max_steps=steps, monitor=quiet)
         outputs = model.decode(problem.layout.build(leaves), context)
     first, layout = flatten(swept.state, "state")
@@ -120,7 +124,8 @@ def align(
     if len(null) == 1:  # there is no different example to compare with
         null = np.full(1, np.nan)
     distance = np.max(
-        [(row_rms(a - b) / row_rms(b).clamp(min=1e-30)).cpu().numpy() for a, b in zip(ours, theirs, strict=True)], axis=0
+        [(row_rms(a - b) / row_rms(b).clamp(min=1e-30)).cpu().numpy() for a, b in zip(ours, theirs, strict=True)],
+        axis=0,
     )
     answers = judge.decoded(outputs)
     agreement = None

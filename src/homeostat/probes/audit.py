@@ -27,20 +27,26 @@ from homeostat.probes.results import (
     Example,
     Settings,
 )
-from homeostat.probes.sweep import BatchSweep, sweep_batch
+from homeostat.probes.sweep import BatchSweep, OnStep, sweep_batch
 from homeostat.probes.verdict import decide
 
 Examples = Iterable[tuple[Any, Any]]
 
+_TICK = 10
+"""Steps between two signs of progress."""
+
 
 @dataclass(frozen=True)
 class AuditEvent:
-    """What a progress callback is told after each run over a batch."""
+    """What a progress callback is told while a batch runs."""
 
     difficulty: str
-    done: int
-    """Examples audited so far, over all difficulties."""
-    seconds: float
+    first: int
+    """Examples of this difficulty that are finished."""
+    rows: int
+    """Examples in the running batch."""
+    progress: float
+    """Share of the running batch that is done, 0 to 1, over its runs from all starts."""
 
 
 def audit(
@@ -57,7 +63,7 @@ def audit(
     name: str | None = None,
     description: str = "",
     alignment: bool = True,
-    on_batch: Callable[[AuditEvent], None] | None = None,
+    on_event: Callable[[AuditEvent], None] | None = None,
 ) -> Audit:
     """Run a model for many more steps than it was trained with, and say what that does.
 
@@ -75,7 +81,7 @@ def audit(
         spans: by difficulty, distance in positions that information must cross, for the light-cone bound.
         name, description: what reports call the model.
         alignment: also run from other starts. This takes two to three times as long.
-        on_batch: called after each batch.
+        on_event: called while batches run, for progress.
 
     Returns:
         An `Audit`: print it for a table and a verdict, `save` it for the report.
@@ -110,10 +116,10 @@ def audit(
         device = torch.device("cpu") if first is None else first.device
     horizon = iterated.trained_steps
     budgets = _budgets(steps, horizon)
-    options = _Options(judge, budgets, settle_rtol, noise_scale, seed, torch.device(device), alignment)
-    groups = examples if isinstance(examples, Mapping) else {"all examples": examples}
+    options = _Options(judge, budgets, settle_rtol, noise_scale, seed, torch.device(device), alignment, on_event)
+    groups = _groups(examples)
     difficulties, at_horizon, candidates = [], [], []
-    done, dtype = 0, "none"
+    dtype = "none"
     training = isinstance(model, nn.Module) and model.training
     if isinstance(model, nn.Module):
         model.eval()
@@ -122,11 +128,8 @@ def audit(
             collected = _Collected(key)
             for inputs, targets in batches:
                 dtype = _one_batch(iterated, inputs, targets, options, collected) or dtype
-                if on_batch is not None:
-                    on_batch(AuditEvent(key, done + len(collected.examples), time.perf_counter() - began))
             if not collected.examples:
                 raise InputError(f"difficulty {key!r} has no examples; give at least one batch with one row")
-            done += len(collected.examples)
             span = None if spans is None else spans.get(key)
             difficulties.append(_summarise(collected, options, None if span is None else iterated.light_cone(span)))
             at_horizon.append(collected.at(budgets, horizon))
@@ -160,6 +163,12 @@ def audit(
     )
 
 
+def _groups(examples: Any) -> dict[str, Examples]:
+    if isinstance(examples, Mapping):
+        return {str(name): batches for name, batches in examples.items()}
+    return {"all examples": examples}
+
+
 def _budgets(steps: Sequence[int], horizon: int | None) -> list[int]:
     budgets = sorted({int(step) for step in steps})
     if not budgets or budgets[0] < 1:
@@ -178,6 +187,7 @@ class _Options:
     seed: int
     device: torch.device
     alignment: bool
+    on_event: Callable[[AuditEvent], None] | None
 
 
 class _Collected:
@@ -193,7 +203,7 @@ class _Collected:
         self.symbols = 1
 
     def at(self, budgets: Sequence[int], horizon: int | None) -> np.ndarray | None:
-        if horizon not in budgets or any(s.correct is None for s in self.sweeps):
+        if horizon is None or horizon not in budgets or any(s.correct is None for s in self.sweeps):
             return None
         place = list(budgets).index(horizon)
         return np.concatenate([s.correct[:, place] for s in self.sweeps if s.correct is not None])
@@ -214,6 +224,19 @@ def _one_batch(model: IteratedModel, inputs: Any, targets: Any, options: _Option
     if rows is None:
         raise ContractError("inputs must be a tensor or a nest of tensors, batch first")
     indices = range(first, first + rows)
+    runs = 3 if options.alignment else 1
+
+    def ticker(run: int) -> OnStep | None:
+        if options.on_event is None:
+            return None
+        tell, longest = options.on_event, options.budgets[-1]
+
+        def tick(step: int) -> None:
+            if step % _TICK == 0 or step == longest:
+                tell(AuditEvent(into.name, first, rows, min(1.0, (run + step / longest) / runs)))
+
+        return tick
+
     swept, context = sweep_batch(
         model,
         inputs,
@@ -222,6 +245,7 @@ def _one_batch(model: IteratedModel, inputs: Any, targets: Any, options: _Option
         options.budgets,
         options.rtol,
         lambda context: model.initial_state(context, Own().seeded(options.seed, indices)),
+        ticker(0),
     )
     aligned: list[BatchAlignment] = []
     if options.alignment:
@@ -229,11 +253,12 @@ def _one_batch(model: IteratedModel, inputs: Any, targets: Any, options: _Option
             model, context, swept, scale=options.noise_scale, seed=options.seed, indices=indices
         )
         into.notes |= dict.fromkeys(notes)
-        for start, state in starts.items():
-            aligned.append(
-                align(model, context, swept, start, state, targets, options.judge, options.budgets[-1])
-            )
+        for run, (start, state) in enumerate(starts.items(), start=1):
+            longest, tick = options.budgets[-1], ticker(min(run, runs - 1))
+            aligned.append(align(model, context, swept, start, state, targets, options.judge, longest, tick))
             into.alignments.setdefault(start, []).append(aligned[-1])
+    if options.on_event is not None:
+        options.on_event(AuditEvent(into.name, first, rows, 1.0))
     into.sweeps.append(swept)
     found = _examples(swept, aligned, first)
     into.examples += found
@@ -263,7 +288,7 @@ def _examples(swept: BatchSweep, aligned: Sequence[BatchAlignment], first: int) 
                 lost=None if correct is None else solved is not None and not correct,
                 settled_at=int(swept.settled_at[row]) or None,
                 residual=float(swept.residual[row, -1]),
-                limit=limit,  # type: ignore[arg-type]
+                limit=limit,
                 period=period,
                 failed_at=int(swept.failed_at[row]) or None,
                 alignment={a.start: float(a.cosine[row]) for a in aligned},
@@ -324,7 +349,10 @@ def _alignment(start: str, parts: Sequence[BatchAlignment], options: _Options) -
         return None if any(array is None for array in arrays) else np.concatenate(arrays)
 
     cosine, null, distance, failed = (joined(name) for name in ("cosine", "null", "distance", "failed"))
-    assert cosine is not None and null is not None and distance is not None and failed is not None
+    assert cosine is not None
+    assert null is not None
+    assert distance is not None
+    assert failed is not None
     agreement, correct = joined("agreement"), joined("correct")
     return Alignment(
         start=start,  # type: ignore[arg-type]

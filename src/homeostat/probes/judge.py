@@ -76,7 +76,9 @@ class Judge:
         values = function(outputs, targets)
         if not isinstance(values, Tensor) or values.shape != (rows,):
             shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ContractError(f"{name}(outputs, targets) must return a tensor of shape ({rows},), one entry an example, not {shape}")
+            raise ContractError(
+                f"{name}(outputs, targets) must return a tensor of shape ({rows},), one entry an example, not {shape}"
+            )
         return values.bool() if name == "correct" else values
 
     def drawing(self, inputs: Any, answer: Tensor, target: Any) -> np.ndarray | None:

@@ -121,7 +121,7 @@ class Difficulty:
     limits: dict[str, int]
     """Number of examples in each limit class at the largest budget."""
     settled_correct: tuple[tuple[int, int], tuple[int, int]] | None
-    """[[settled and correct, settled and wrong], [unsettled and correct, unsettled and wrong]] at the largest budget."""
+    """[[settled and right, settled and wrong], [unsettled and right, unsettled and wrong]] at the largest budget."""
     examples: tuple[Example, ...]
     row_evaluations: int
     """Evaluations of `step`, times examples, that the run from the model's own start took."""

@@ -37,7 +37,7 @@ def save_audits(audits: Sequence[Audit], folder: str | os.PathLike[str], *, titl
 
 
 def to_json(audits: Sequence[Audit]) -> str:
-    """Strict JSON: `{"format": 1, "audits": [...]}`, the fields as in `probes/results.py`; what is not finite is null."""
+    """Strict JSON: `{"format": 1, "audits": [...]}`, fields as in `probes/results.py`; what is not finite is null."""
     record = {"format": FORMAT, "audits": [_plain(dataclasses.asdict(audit)) for audit in audits]}
     return json.dumps(record, allow_nan=False) + "\n"
 

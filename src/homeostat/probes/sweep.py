@@ -4,7 +4,7 @@ Rows leave early only when nothing but rounding is left of them, or when they ar
 for later budgets is what running on would have given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ from homeostat.engine.norms import out_of_bounds, residuals
 from homeostat.models.contract import IteratedModel
 from homeostat.probes.judge import Judge
 from homeostat.probes.limits import LimitTest
+from homeostat.probes.results import LimitClass
+
+OnStep = Callable[[int], None]
+"""Told the number of each step, for progress."""
 
 _WINDOW = 16
 
@@ -71,7 +75,7 @@ class BatchSweep:
     first_solved: np.ndarray  # (rows,) int, 0 where never
     last_change: np.ndarray | None  # (rows,) int
     settled_at: np.ndarray  # (rows,) int, 0 where not settled at the end
-    limit: list[tuple[str, int | None]]  # limit class and period
+    limit: list[tuple[LimitClass, int | None]]  # limit class and period
     evaluations: int
 
 
@@ -79,8 +83,16 @@ class _Recorder:
     """The monitor of a sweep: keeps the newest judgement of every row and copies it at each budget."""
 
     def __init__(
-        self, model: IteratedModel, problem: Problem, judge: Judge, targets: Any, budgets: Sequence[int], rtol: float
+        self,
+        model: IteratedModel,
+        problem: Problem,
+        judge: Judge,
+        targets: Any,
+        budgets: Sequence[int],
+        rtol: float,
+        on_step: OnStep | None,
     ) -> None:
+        self._on_step = on_step
         self._model, self._problem, self._judge, self._rtol = model, problem, judge, rtol
         self._budgets = list(budgets)
         self._measured = problem.layout.measured()
@@ -103,6 +115,8 @@ class _Recorder:
         self, step: int, rows: Tensor, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any]
     ) -> Release | None:
         """See `Monitor.observe`."""
+        if self._on_step is not None:
+            self._on_step(step)
         old, new = [before[i] for i in self._measured], [after[i] for i in self._measured]
         changes, sizes, relative = residuals(old, new)
         failed = out_of_bounds(new, sizes)
@@ -172,7 +186,14 @@ class _Recorder:
 
 
 def sweep_batch(
-    model: IteratedModel, inputs: Any, targets: Any, judge: Judge, budgets: Sequence[int], rtol: float, start: Any
+    model: IteratedModel,
+    inputs: Any,
+    targets: Any,
+    judge: Judge,
+    budgets: Sequence[int],
+    rtol: float,
+    start: Callable[[Any], Any],
+    on_step: OnStep | None = None,
 ) -> tuple[BatchSweep, Any]:
     """Run one batch to the largest budget from the state that `start(context)` gives.
 
@@ -182,7 +203,7 @@ def sweep_batch(
     with torch.no_grad():
         context = model.encode(inputs)
         problem = Problem.of(model.step, start(context), context)
-        recorder = _Recorder(model, problem, judge, targets, budgets, rtol)
+        recorder = _Recorder(model, problem, judge, targets, budgets, rtol, on_step)
         leaves, evaluations = iterate(problem, max_steps=budgets[-1], monitor=recorder)
     history = recorder.finish()
     change = recorder.last_change.cpu().numpy() if recorder.answers is not None else None

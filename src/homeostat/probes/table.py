@@ -69,7 +69,7 @@ def _shown(budgets: Sequence[int], horizon: int | None) -> list[int]:
         return list(budgets)
     places = {round(i * (len(budgets) - 1) / (_COLUMNS - 2)) for i in range(_COLUMNS - 1)}
     chosen = {budgets[place] for place in places}
-    if horizon in budgets:
+    if horizon is not None and horizon in budgets:
         chosen.add(horizon)
     return sorted(chosen)
 
@@ -89,8 +89,8 @@ def _notes(audit: Audit) -> list[str]:
     settings = audit.settings
     lines = [
         "Accuracies and shares in %. * is the trained horizon. settled: relative residual RMS(f(z) - z) / RMS(f(z)) "
-        f"at most {settings.settle_rtol:g} at {settings.budgets[-1]} steps. aligned: cosine with the run that starts from "
-        "another example's limit (of different examples, as a baseline)."
+        f"at most {settings.settle_rtol:g} at {settings.budgets[-1]} steps. aligned: cosine with the run that starts "
+        "from another example's limit (of different examples, as a baseline)."
     ]
     lines += list(dict.fromkeys(note for d in audit.difficulties for note in d.notes))
     return [textwrap.shorten(line, 400) for line in lines]

@@ -33,7 +33,9 @@ def decide(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray |
         text = "nothing says what is right, so that only the dynamics are reported"
         return Verdict("not judged", text, tuple(findings))
     if horizon is None or horizon >= longest:
-        text = "the trained horizon is unknown or not below the largest budget, so that there is nothing to compare with"
+        text = (
+            "the trained horizon is unknown or not below the largest budget, so that there is nothing to compare with"
+        )
         return Verdict("not judged", text, tuple(findings))
     changes = _changes(difficulties, at_horizon)
     findings = [*_accuracy(difficulties, changes, horizon), *_lost(difficulties), *findings]
@@ -45,8 +47,8 @@ def decide(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray |
     if losses:
         worst = min(losses, key=lambda d: _exact(d, longest).value - _exact(d, horizon).value)
         text = (
-            f"more steps lose answers it had: exact accuracy on {worst.name} falls from {_percent(_exact(worst, horizon))} "
-            f"at {horizon} steps to {_percent(_exact(worst, longest))} at {longest}"
+            f"more steps lose answers it had: exact accuracy on {worst.name} falls from "
+            f"{_percent(_exact(worst, horizon))} at {horizon} steps to {_percent(_exact(worst, longest))} at {longest}"
         )
         return Verdict("may not think longer", text, tuple(findings))
     if failed:
@@ -55,8 +57,8 @@ def decide(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray |
     if reached:
         best = reached[-1]
         text = (
-            f"exact accuracy on {best.name} rises from {_percent(_exact(best, horizon))} at {horizon} steps, its trained "
-            f"horizon, to {_percent(_exact(best, longest))} at {longest}, and no difficulty loses any"
+            f"exact accuracy on {best.name} rises from {_percent(_exact(best, horizon))} at {horizon} steps, its "
+            f"trained horizon, to {_percent(_exact(best, longest))} at {longest}, and no difficulty loses any"
         )
         return Verdict("may think longer", text, tuple(findings))
     if all(_exact(d, horizon).low >= RELIABLE for d in difficulties):
@@ -88,12 +90,14 @@ def _exact(difficulty: Difficulty, steps: int) -> Estimate:
     return exact
 
 
-def _changes(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray | None]) -> list[tuple[int, int, bool]]:
+def _changes(
+    difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray | None]
+) -> list[tuple[int, int, bool]]:
     """Gained, lost, and whether that is more than chance (McNemar's exact test, Holm over the difficulties)."""
     raw = []
     for difficulty, before in zip(difficulties, at_horizon, strict=True):
         assert before is not None, "judged difficulties know what was right at the horizon"
-        raw.append(paired_change(before, [example.correct for example in difficulty.examples]))
+        raw.append(paired_change(before, [bool(example.correct) for example in difficulty.examples]))
     sure = [False] * len(raw)
     for place, index in enumerate(sorted(range(len(raw)), key=lambda i: raw[i][2])):
         if raw[index][2] > SIGNIFICANCE / (len(raw) - place):
@@ -108,7 +112,8 @@ def _accuracy(difficulties: Sequence[Difficulty], changes: list[tuple[int, int, 
         last = difficulty.budgets[-1]
         text = (
             f"{difficulty.name}: {_percent(_exact(difficulty, horizon))} exact at {horizon} steps, "
-            f"{_percent(_exact(difficulty, last.steps))} at {last.steps} ({gained} gained, {lost} lost of {difficulty.count})"
+            f"{_percent(_exact(difficulty, last.steps))} at {last.steps} "
+            f"({gained} gained, {lost} lost of {difficulty.count})"
         )
         found.append(Finding("accuracy", text, (gained > lost) if sure else None))
     return found

@@ -142,9 +142,6 @@ def _train(
     for step in range(len(losses), recipe.steps):
         losses.append(_one_step(fabric, wrapped, optimiser, recipe, task, seed, step))
         seconds = time.perf_counter() - began
-        if not np.isfinite(losses[-1]):
-            raise HomeostatError(f"the loss is {losses[-1]} at training step {step + 1} of {recipe.steps}; "
-                                 f"lower the learning rate or the depth. {folder} holds the state of the last checkpoint")
         if fabric.is_global_zero and (step + 1) % checkpoint_every == 0:
             save_progress(folder, model, optimiser, losses, seconds, key)
         if on_step is not None and fabric.is_global_zero:
@@ -160,23 +157,29 @@ def _train(
     return load(folder, device=fabric.device)
 
 
-def _one_step(
-    fabric: Fabric, module: Any, optimiser: Any, recipe: Recipe, task: Task, seed: int, step: int
-) -> float:
+def _one_step(fabric: Fabric, module: Any, optimiser: Any, recipe: Recipe, task: Task, seed: int, step: int) -> float:
     rng = np.random.default_rng(stream_seed(seed, _SCHEDULE, step))
     size, free, graphed = recipe.draw(step, rng)
     batch = task.sample(size, recipe.batch, split="train", seed=stream_seed(seed, _DATA, step))
     share = recipe.batch // fabric.world_size
     first = fabric.global_rank * share
-    mine = Batch(batch.inputs[first : first + share].to(fabric.device), batch.targets[first : first + share].to(fabric.device))
+    mine = Batch(
+        batch.inputs[first : first + share].to(fabric.device), batch.targets[first : first + share].to(fabric.device)
+    )
     for group in optimiser.param_groups:
         group["lr"] = recipe.optimiser.rate(step / recipe.steps)
     optimiser.zero_grad()
     loss = module(mine.inputs, mine.targets, free, graphed, stream_seed(seed, _STARTS, step), first)
     fabric.backward(loss)
-    fabric.clip_gradients(module, optimiser, max_norm=recipe.optimiser.clip, error_if_nonfinite=False)
+    norm: Any = fabric.clip_gradients(module, optimiser, max_norm=recipe.optimiser.clip, error_if_nonfinite=False)
+    mean: Any = fabric.all_reduce(loss.detach().double(), reduce_op="mean")
+    if not (np.isfinite(float(mean)) and bool(torch.isfinite(norm))):
+        raise HomeostatError(
+            f"training step {step + 1} of {recipe.steps} has loss {float(mean):g} and a gradient of norm "
+            f"{float(norm):g}; lower the learning rate or the depth. The last checkpoint is from before this step"
+        )
     optimiser.step()
-    return float(fabric.all_reduce(loss.detach().double(), reduce_op="mean"))
+    return float(mean)
 
 
 def _config(recipe: Recipe, task: Task, record: dict[str, Any]) -> CheckpointConfig:

@@ -49,10 +49,14 @@ def load_progress(
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or is not a safetensors file ({error}); remove it to start again") from error
+        raise CheckpointError(
+            f"{path} is truncated or is not a safetensors file ({error}); remove it to start again"
+        ) from error
     if metadata.get("key") != key:
-        raise CheckpointError(f"{folder} holds a training with another recipe, seed or version; choose another folder, "
-                              f"or remove it to start again")
+        raise CheckpointError(
+            f"{folder} holds a training with another recipe, seed or version; choose another folder, "
+            f"or remove it to start again"
+        )
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

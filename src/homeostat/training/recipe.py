@@ -77,9 +77,9 @@ Depth = Annotated[FixedDepth | RandomDepth, Field(discriminator="kind")]
 class Optimiser(_Data):
     """AdamW with gradient clipping. `one-cycle` warms up for 30 % of the steps and falls to nothing along a cosine."""
 
-    learning_rate: float = Field(1e-3, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
-    clip: float = Field(1.0, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient over all parameters."""
     schedule: Literal["constant", "one-cycle"] = "constant"
 
@@ -104,19 +104,19 @@ class Recipe(_Data):
     name: str = "custom"
     description: str = ""
     task: TaskReference
-    width: int = Field(32, ge=1, le=4096)
+    width: int = Field(default=32, ge=1, le=4096)
     start: Start = Zeros()
     depth: Depth
     gradient: Literal["unrolled", "implicit"] = "unrolled"
     """`unrolled` goes back through the graphed steps; `implicit` differentiates the fixed point where they end."""
     optimiser: Optimiser = Optimiser()
     steps: int = Field(ge=1)
-    batch: int = Field(128, ge=1)
+    batch: int = Field(default=128, ge=1)
     sizes: tuple[int, ...] = Field(min_length=1)
     """Sizes of the training instances, easiest first."""
-    growth: float = Field(0.0, ge=0, le=1)
+    growth: float = Field(default=0.0, ge=0, le=1)
     """Share of the training over which sizes join, one after the other; 0 uses all of them from the first step."""
-    predict_steps: float = Field(2.0, gt=0)
+    predict_steps: float = Field(default=2.0, gt=0)
     """Most steps of a prediction, in multiples of the longest side of its input."""
 
     @property

@@ -1,0 +1,104 @@
+"""Somebody's own model from a Python file that they name: `path/to/file.py:build`."""
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from homeostat.errors import ContractError, HomeostatError, InputError
+from homeostat.models import as_model
+from homeostat.studies.task_audit import default_budgets
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """What `build()` returned: an object with the functions of the contract, and its examples."""
+
+    subject: Any
+    examples: Any
+    path: Path
+
+    def default_budgets(self) -> list[int]:
+        """Up to eight times the trained horizon, or 128 steps where that is unknown."""
+        horizon = getattr(self.subject, "trained_steps", None)
+        return default_budgets(8 * horizon if horizon else 128)
+
+    @contextmanager
+    def blame(self) -> Iterator[None]:
+        """Turn an exception that the user's code raises into one line that says where."""
+        with _blame(self.path):
+            yield
+
+
+def load_model(spec: str) -> OwnModel:
+    """Run the file and call its function.
+
+    Args:
+        spec: `path/to/file.py:function`. The function returns an object with `encode`, `initial_state`, `step`,
+            `decode` and `examples` (batches `(inputs, targets)`, or a dict of such by difficulty);
+            `correct(outputs, targets)`, `symbols`, `loss`, `answers`, `score` and `trained_steps` are used where they are there.
+
+    Raises:
+        InputError: the file or the function is not there, or there are no examples.
+        ContractError: the code fails, or what it returns is not a model.
+
+    Example:
+        >>> load_model("model.py")
+        Traceback (most recent call last):
+        homeostat.errors.InputError: --model takes path/to/file.py:function, such as model.py:build, not 'model.py'
+    """
+    name, _, function = spec.rpartition(":")
+    if not name or not function.isidentifier():
+        raise InputError(f"--model takes path/to/file.py:function, such as model.py:build, not {spec!r}")
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"--model: there is no file {path}")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    if module_spec is None or module_spec.loader is None:
+        raise InputError(f"--model: {path} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # so that the file can import its neighbours
+    sys.modules[path.stem] = module
+    with _blame(path):
+        module_spec.loader.exec_module(module)
+    build = getattr(module, function, None)
+    if not callable(build):
+        raise InputError(f"--model: {path} has no function {function}()")
+    with _blame(path):
+        subject = build()
+    as_model(subject, where=f"{function}() in {path}")
+    examples = getattr(subject, "examples", None)
+    if callable(examples):
+        with _blame(path):
+            examples = examples()
+    if examples is None:
+        raise InputError(
+            f"{function}() in {path} returned a model without examples: an audit needs batches of (inputs, targets)"
+        )
+    if not isinstance(examples, Mapping) and not hasattr(examples, "__iter__"):
+        raise ContractError(
+            f"examples of {function}() in {path} must be batches (inputs, targets), or a dict of such by difficulty"
+        )
+    return OwnModel(subject, examples, path)
+
+
+@contextmanager
+def _blame(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except HomeostatError:
+        raise
+    except Exception as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == path.name]
+        where = f"{path}, line {frames[-1].lineno}" if frames else str(path)
+        if not frames and isinstance(error, SyntaxError):
+            where = f"{path}, line {error.lineno}"
+        elif not frames:
+            raise  # our own fault, not theirs
+        raise ContractError(
+            f"{where}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
