@@ -48,9 +48,19 @@ class _Tape:
         self.inputs = [state[i] for i in self.measured]
         self.outputs = [after[i] for i in self.measured]
 
-    @property
-    def differentiable(self) -> bool:
-        return any(x.requires_grad for x in self.outputs)
+    def reaches_others(self) -> bool:
+        """Whether gradients flow to anything but the state itself: parameters, or what the context was made from."""
+        waiting: list[Any] = [x.grad_fn for x in self.outputs if x.grad_fn is not None]
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            leaf = getattr(node, "variable", None)  # only nodes that accumulate into a leaf have one
+            if leaf is not None and not any(leaf is x for x in self.inputs):
+                return True
+            following = {function for function, _ in node.next_functions if function is not None} - seen
+            seen |= following
+            waiting.extend(following)
+        return False
 
     def pull(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """`J^T u` for one cotangent per measured leaf."""
@@ -159,7 +169,7 @@ def attach_implicit(
     at = replace(problem, state=[x.detach() for x in leaves])
     at = at if whole else at.subset(index)
     tape = _Tape(at)
-    if not tape.differentiable:
+    if not tape.reaches_others():
         return leaves, at.rows
     report_failure("forward", solution.status, gradient, stacklevel=4)
     detached = replace(at, context=[x.detach() if isinstance(x, Tensor) else x for x in at.context])

@@ -40,8 +40,8 @@ def clustered_share(shares: ArrayLike, symbols: int) -> Estimate:
     of examples.
 
     Example:
-        >>> clustered_share([1.0, 0.5, 1.0, 0.5], symbols=10)  # as good as 4 examples, not 40 symbols
-        0.750 [0.301, 0.954] n=4
+        >>> clustered_share([1.0, 0.5, 1.0, 0.5], symbols=10)  # as good as 9 symbols, not 40
+        0.750 [0.427, 0.924] n=4
     """
     shares = np.asarray(shares, dtype=float)
     count = len(shares)

@@ -91,7 +91,7 @@ def train(
         >>> from homeostat.training import get_recipe
         >>> recipe = get_recipe("path-independent").model_copy(update={"steps": 2, "batch": 4, "width": 4})
         >>> train(recipe, tempfile.mkdtemp())
-        Checkpoint(path-independent: prefix-sums, 142 parameters)
+        Checkpoint(path-independent: prefix-sums, 130 parameters)
     """
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be 1 or more, not {checkpoint_every}")
