@@ -51,7 +51,7 @@ def solve(
         >>> gain = torch.tensor([[0.5], [0.9]])
         >>> solution = solve(lambda z, c: c["gain"] * z + 1, torch.zeros(2, 3), {"gain": gain}, stop=Stop(rtol=1e-6))
         >>> solution.state[:, 0].round(decimals=3)
-        tensor([ 2.0000, 10.0000])
+        tensor([ 2., 10.])
         >>> bool(solution.steps[0] < solution.steps[1])
         True
     """

@@ -112,6 +112,7 @@ def from_functions(
 
     Example:
         >>> import torch
+        >>> from homeostat.models import Own
         >>> model = from_functions(
         ...     encode=lambda x: x,
         ...     initial_state=lambda x: torch.zeros_like(x),

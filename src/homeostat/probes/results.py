@@ -14,6 +14,8 @@ from typing import Literal
 LimitClass = Literal["fixed point", "cycle", "drift", "divergence", "unsettled"]
 LIMIT_CLASSES: tuple[LimitClass, ...] = ("fixed point", "cycle", "drift", "unsettled", "divergence")
 
+Decision = Literal["may think longer", "no need", "may not think longer", "not decided", "not judged"]
+
 
 @dataclass(frozen=True, repr=False)
 class Estimate:
@@ -159,7 +161,7 @@ class Finding:
 class Verdict:
     """What the figures say, by rules fixed beforehand (docs/verdict.md)."""
 
-    decision: Literal["may think longer", "no need", "may not think longer", "not decided", "not judged"]
+    decision: Decision
     text: str
     findings: tuple[Finding, ...]
 

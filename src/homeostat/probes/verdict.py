@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from homeostat.probes.estimates import paired_change
-from homeostat.probes.results import Difficulty, Estimate, Finding, Verdict
+from homeostat.probes.results import Decision, Difficulty, Estimate, Finding, Verdict
 
 SIGNIFICANCE = 0.05
 """Chance of calling a change of accuracy where there is none, over all difficulties together (Holm)."""
@@ -31,12 +31,12 @@ def decide(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray |
     findings = [*_failures(difficulties), *_settling(difficulties), *_alignment(difficulties)]
     if any(d.budgets[-1].exact is None for d in difficulties):
         text = "nothing says what is right, so that only the dynamics are reported"
-        return Verdict("not judged", text, tuple(findings))
+        return _verdict("not judged", text, findings)
     if horizon is None or horizon >= longest:
         text = (
             "the trained horizon is unknown or not below the largest budget, so that there is nothing to compare with"
         )
-        return Verdict("not judged", text, tuple(findings))
+        return _verdict("not judged", text, findings)
     changes = _changes(difficulties, at_horizon)
     findings = [*_accuracy(difficulties, changes, horizon), *_lost(difficulties), *findings]
     gains = [d for d, (gained, lost, sure) in zip(difficulties, changes, strict=True) if sure and gained > lost]
@@ -50,34 +50,38 @@ def decide(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray |
             f"more steps lose answers it had: exact accuracy on {worst.name} falls from "
             f"{_percent(_exact(worst, horizon))} at {horizon} steps to {_percent(_exact(worst, longest))} at {longest}"
         )
-        return Verdict("may not think longer", text, tuple(findings))
+        return _verdict("may not think longer", text, findings)
     if failed:
         text = f"{failed} examples end in a state that is not finite after {longest} steps"
-        return Verdict("may not think longer", text, tuple(findings))
+        return _verdict("may not think longer", text, findings)
     if reached:
         best = reached[-1]
         text = (
             f"exact accuracy on {best.name} rises from {_percent(_exact(best, horizon))} at {horizon} steps, its "
             f"trained horizon, to {_percent(_exact(best, longest))} at {longest}, and no difficulty loses any"
         )
-        return Verdict("may think longer", text, tuple(findings))
+        return _verdict("may think longer", text, findings)
     if all(_exact(d, horizon).low >= RELIABLE for d in difficulties):
         text = f"it is reliable on every difficulty at {horizon} steps already, and stays so {span}"
-        return Verdict("no need", text, tuple(findings))
+        return _verdict("no need", text, findings)
     if gains:
         best = max(gains, key=lambda d: _exact(d, longest).value)
         text = (
             f"more steps help, but make it reliable nowhere: best on {best.name}, "
             f"from {_percent(_exact(best, horizon))} to {_percent(_exact(best, longest))} {span}"
         )
-        return Verdict("not decided", text, tuple(findings))
+        return _verdict("not decided", text, findings)
     unsolved = [d for d in difficulties if _exact(d, horizon).low < RELIABLE]
     if all(_exact(d, longest).high < RELIABLE for d in unsolved):
         names = ", ".join(d.name for d in unsolved)
         text = f"{span} exact accuracy on {names} does not change beyond chance, and stays below reliable"
-        return Verdict("may not think longer", text, tuple(findings))
+        return _verdict("may not think longer", text, findings)
     text = f"{span} no change of exact accuracy stands out from chance; more examples would tell"
-    return Verdict("not decided", text, tuple(findings))
+    return _verdict("not decided", text, findings)
+
+
+def _verdict(decision: Decision, text: str, findings: Sequence[Finding]) -> Verdict:
+    return Verdict(decision, text[0].upper() + text[1:], tuple(findings))
 
 
 def _percent(estimate: Estimate) -> str:

@@ -85,7 +85,15 @@ def audit_checkpoint(
         seed=seed,
         spans={names[size]: task.span(size) for size in sizes},
         name=name or checkpoint.config.name,
-        description=checkpoint.config.description,
+        description=_description(checkpoint),
         alignment=alignment,
         on_event=tell,
     )
+
+
+def _description(checkpoint: Checkpoint) -> str:
+    """The recipe in words, with the seed it was trained with."""
+    config = checkpoint.config
+    seed = config.training.get("seed")
+    parts = [config.description, None if seed is None else f"training seed {seed}"]
+    return "; ".join(part for part in parts if part)
