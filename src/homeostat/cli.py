@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import sys
 from enum import StrEnum
@@ -11,12 +12,13 @@ from typing import Annotated, Any
 import torch
 import typer
 from lightning_fabric import Fabric
+from lightning_fabric.utilities import rank_zero_only
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from homeostat.errors import HomeostatError, InputError, OutputError
+from homeostat.errors import HomeostatError, InputError
 from homeostat.files import write_bytes, write_text
 from homeostat.inference import Answer, answer_puzzles
 from homeostat.models import Checkpoint, load, shipped
@@ -36,6 +38,9 @@ app = typer.Typer(
     help="Train, audit and use PyTorch models that think by iterating.",
 )
 _out, _err = Console(), Console(stderr=True)
+
+_MOST_BYTES = 100_000_000
+"""Longest input that is read: endless ones, such as devices, end here."""
 
 
 class Format(StrEnum):
@@ -100,10 +105,13 @@ def train_command(
     changes = {key: value for key, value in (("steps", steps), ("batch", batch)) if value is not None}
     chosen = chosen.model_copy(update=changes)
     folder = out or Path("runs") / f"{chosen.name}-{seed}"
+    place = _device(device)
+    if place.index is not None and devices > 1:
+        raise InputError(f"--device {device} is one device, --devices asks for {devices}; leave out its number")
     try:
         fabric = Fabric(
-            accelerator=_device(device).type,
-            devices=devices,
+            accelerator=place.type,
+            devices=[place.index] if place.type == "cuda" and place.index is not None else devices,
             strategy=strategy,
             precision=precision,  # type: ignore[arg-type]
         )
@@ -117,6 +125,7 @@ def train_command(
             progress.update(bar, completed=event.step, note=f"loss {event.loss:.4f}")
 
         checkpoint = train(chosen, folder, seed=seed, fabric=fabric, checkpoint_every=checkpoint_every, on_step=tell)
+        progress.update(bar, completed=chosen.steps)
     if fabric.is_global_zero:
         record = checkpoint.config.training
         _out.print(
@@ -195,13 +204,18 @@ def predict(
     source: Annotated[
         str, typer.Argument(metavar="[INPUT]", help="A file; standard input when it is left out or '-'.")
     ] = "-",
-    format: Annotated[Format, typer.Option(help="How to write the answers.")] = Format.text,
+    format: Annotated[
+        Format | None, typer.Option(help="How to write the answers; a picture when --output ends in .png, else text.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write to; needed for pictures.")] = None,
     rtol: Annotated[float, typer.Option(min=0, help="Relative residual at which an example stops.")] = 1e-4,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps; by default what the size needs.")] = None,
     device: Device = "cpu",
 ) -> None:
     """Answer your own input: bit strings as lines of text, mazes as text or as a picture."""
+    if format is None:
+        drawn = output is not None and output.suffix.lower() == ".png"
+        format = Format.picture if drawn else Format.text
     if format is Format.picture and output is None:
         raise InputError("a picture needs a file to go to: --output solved.png")
     loaded = load(checkpoint, device=_device(device))
@@ -223,7 +237,6 @@ def predict(
 @app.command()
 def tasks() -> None:
     """List tasks, their recipes and the checkpoints that come with the package."""
-    table = Table("task", "what", "sizes", "recipes", "shipped checkpoints", box=None, pad_edge=False)
     models = {name: load(name).config.task.name for name in shipped()}
     for name, task in TASKS.items():
         recipes = [
@@ -232,9 +245,12 @@ def tasks() -> None:
             if r.task.name == name
         ]
         there = [model for model, of in models.items() if of == name]
-        sizes = f"{', '.join(map(str, task.sizes))} {task.size_name}"
-        table.add_row(name, task.summary, sizes, ", ".join(recipes), ", ".join(there) or "–")
-    _out.print(table)
+        _out.print(Text.assemble((name, "bold"), f": {task.summary}"))
+        table = Table.grid(padding=(0, 2))
+        table.add_row("  sizes", f"{', '.join(map(str, task.sizes))} {task.size_name}")
+        table.add_row("  recipes", ", ".join(recipes))
+        table.add_row("  shipped checkpoints", ", ".join(there) or "none")
+        _out.print(table)
 
 
 def _line(task: Task, answer: Answer, format: Format) -> str:
@@ -244,10 +260,10 @@ def _line(task: Task, answer: Answer, format: Format) -> str:
             "where": answer.puzzle.where,
             "answer": text.split("\n") if "\n" in text else text,
             "steps": answer.steps,
-            "residual": answer.residual,
+            "residual": answer.residual if math.isfinite(answer.residual) else None,
             "status": answer.status.name,
         }
-        return json.dumps(record) + "\n"
+        return json.dumps(record, allow_nan=False) + "\n"
     how = (
         f"# {answer.puzzle.where}: {answer.steps} steps, relative residual {answer.residual:.1e}, {answer.status.name}"
     )
@@ -267,18 +283,25 @@ def _write_pictures(task: Task, answers: list[Answer], output: Path) -> None:
 
 
 def _read(source: str) -> bytes:
-    if source == "-":
-        return sys.stdin.buffer.read()
     try:
-        return Path(source).read_bytes()
+        if source != "-":
+            with open(source, "rb") as stream:
+                data = stream.read(_MOST_BYTES + 1)
+        elif sys.stdin is None:
+            raise InputError("standard input is closed; name a file")
+        else:
+            data = sys.stdin.buffer.read(_MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"cannot read {source}: {error.strerror}") from error
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"{source} has more than {_MOST_BYTES:,} bytes; hand it in in parts")
+    return data
 
 
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()  # a device without data, such as meta, fails here
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
@@ -314,18 +337,50 @@ def _recipe(source: str, task: Task) -> Recipe:
 
 
 def main() -> None:
-    """Entry point: errors that we raise on purpose are one line on standard error, and exit code 2."""
+    """Entry point: what goes wrong is one line on standard error, and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
     except HomeostatError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader of our output has gone, as in `homeostat predict … | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(str(OutputError(f"{error.filename or 'a file'}: {error.strerror or error}")))
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        _fail(f"not enough memory: {error}")
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", code=130)
+    except Exception as error:
+        # Wrong options: typer's own class for these differs between its versions.
+        describe = getattr(error, "format_message", None)
+        if describe is None and rank_zero_only.rank:
+            _fail(f"process {rank_zero_only.rank}: {type(error).__name__}: {error}", quiet=False)
+        if describe is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(describe())
+            sys.exit(2)
+        _fail(f"{describe().rstrip('.')}; see {_command(error)} --help")
+    else:
+        if code == 130:
+            _fail("interrupted", code=130)
+        sys.exit(code)
 
 
-def _fail(message: str) -> Any:
-    _err.print(Text.assemble(("error: ", "bold red"), " ".join(message.split())), soft_wrap=True)
-    sys.exit(2)
+def _command(error: Any) -> str:
+    """The command whose options were wrong, as in `homeostat train`."""
+    context = getattr(error, "ctx", None)
+    name = None if context is None or context.parent is None else context.info_name
+    return f"homeostat {name}" if name else "homeostat"
+
+
+def _fail(message: str, code: int = 2, quiet: bool | None = None) -> Any:
+    """Say what is wrong and leave. Of several processes that find the same, the first one speaks."""
+    if bool(rank_zero_only.rank) if quiet is None else quiet:
+        sys.exit(code)
+    # A name of a file may hold bytes that no encoding knows.
+    line = " ".join(message.encode(errors="backslashreplace").decode().split())
+    _err.print(Text.assemble(("error: ", "bold red"), line), soft_wrap=True)
+    sys.exit(code)

@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from homeostat.engine.iterate import Problem, iterate
 from homeostat.engine.nest import flatten
@@ -37,10 +37,10 @@ def report_failure(what: str, status: Tensor, gradient: Implicit, *, stacklevel:
 class _Tape:
     """Products `J^T u` of one recorded evaluation of `f`, with `J` the Jacobian at the fixed point."""
 
-    def __init__(self, problem: Problem) -> None:
-        """Record `f` at `problem.state`; measured leaves only are differentiated."""
+    def __init__(self, problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> None:
+        """Record `f` at `problem.state`, under `autocast` if given; measured leaves only are differentiated."""
         self.measured = problem.layout.measured()
-        with torch.enable_grad():
+        with torch.enable_grad(), autocast or nullcontext():
             state = list(problem.state)
             for i in self.measured:
                 state[i] = state[i].detach().requires_grad_()
@@ -73,8 +73,20 @@ class _Tape:
         return [torch.zeros_like(x) if g is None else g for x, g in zip(self.inputs, found, strict=True)]
 
 
+def _present_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """The autocast of this moment: `backward` runs outside of it, and on some devices in another thread."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+
+
 def solve_adjoint(
-    problem: Problem, tape: _Tape, cotangents: Sequence[Tensor], stop: Stop
+    problem: Problem,
+    tape: _Tape,
+    cotangents: Sequence[Tensor],
+    stop: Stop,
+    autocast: AbstractContextManager[Any],
 ) -> tuple[list[Tensor], Adjoint]:
     """Solve `u = J^T u + g` by plain iteration, per example, with rows leaving as they finish.
 
@@ -82,6 +94,8 @@ def solve_adjoint(
         problem: the forward map with its state at the fixed point.
         tape: `f` recorded there, for all rows.
         cotangents: `g`, one per measured leaf.
+        stop: when an example's adjoint stops.
+        autocast: what `f` is recorded under, when it is recorded again.
 
     Returns:
         `u`, one per measured leaf, and how the solve went.
@@ -95,7 +109,7 @@ def solve_adjoint(
         state, context, source = at
         key = state[tape.measured[0]]
         if key is not keyed:  # rows have left: record f again on those that are still here
-            recorded = _Tape(replace(problem, state=state, context=context, rows=len(key)))
+            recorded = _Tape(replace(problem, state=state, context=context, rows=len(key)), autocast)
             keyed = key
             extra += len(key)
         return tuple(p + g for p, g in zip(recorded.pull(cotangent), source, strict=True))
@@ -126,10 +140,28 @@ class _FixedPoint(torch.autograd.Function):
         return tuple(x.clone() for x in leaves[:half])
 
     @staticmethod
-    @once_differentiable  # a second derivative raises: the adjoint solve itself is not recorded
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        found = ctx.adjoint(cotangents)
+        with torch.no_grad():
+            found = ctx.adjoint(cotangents)
+        if torch.is_grad_enabled():  # create_graph=True
+            found = _NoSecondDerivative.apply(len(found), *found, *ctx.adjoint.tape.outputs)
         return (None, *(None for _ in cotangents), *found)
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """The adjoint as it is; a second derivative through it raises, because the adjoint solve itself is not recorded.
+
+    `once_differentiable` would not do: it raises only where a graph leads through it, and a second derivative with
+    respect to parameters would go round it and be wrong. Hence the recorded outputs, which lead to the parameters.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.clone() for x in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise RuntimeError("Implicit has no second derivative: use gradient=Unrolled() for it")
 
 
 class _AdjointSolve:
@@ -137,9 +169,10 @@ class _AdjointSolve:
 
     def __init__(self, problem: Problem, tape: _Tape, gradient: Implicit, solution_adjoint: list[Adjoint]) -> None:
         self.problem, self.tape, self.gradient, self.found = problem, tape, gradient, solution_adjoint
+        self.autocast = _present_autocast(problem.state[0].device)
 
     def __call__(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
-        result, adjoint = solve_adjoint(self.problem, self.tape, cotangents, self.gradient.stop)
+        result, adjoint = solve_adjoint(self.problem, self.tape, cotangents, self.gradient.stop, self.autocast)
         self.found.append(adjoint)
         report_failure("adjoint", adjoint.status, self.gradient)
         drop = adjoint.status == Status.DIVERGED
@@ -158,6 +191,7 @@ def attach_implicit(
     Rows that diverged (with `on_failure="mask"`: that did not converge) take no part in the recorded evaluation, so
     that they cannot put a NaN into shared parameters.
     """
+    leaves = [x.detach() for x in leaves]  # a step that returns its input, or no step, would hand on the start's graph
     keep = solution.status != Status.DIVERGED
     if gradient.on_failure == "mask":
         keep = solution.status == Status.CONVERGED
@@ -166,7 +200,7 @@ def attach_implicit(
     if len(index) == 0:
         report_failure("forward", solution.status, gradient, stacklevel=4)
         return leaves, 0
-    at = replace(problem, state=[x.detach() for x in leaves])
+    at = replace(problem, state=leaves)
     at = at if whole else at.subset(index)
     tape = _Tape(at)
     if not tape.reaches_others():
@@ -177,5 +211,5 @@ def attach_implicit(
     attached = _FixedPoint.apply(backward, *(at.state[i] for i in tape.measured), *tape.outputs)
     result = list(leaves)
     for i, value in zip(tape.measured, attached, strict=True):
-        result[i] = value if whole else leaves[i].detach().index_copy(0, index, value)
+        result[i] = value if whole else leaves[i].index_copy(0, index, value)
     return result, at.rows

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from homeostat.engine.nest import Layout, count_rows, flatten, select
+from homeostat.errors import ContractError
 
 StepFunction = Callable[[Any, Any], Any]
 
@@ -72,8 +73,17 @@ class Problem:
         return cls(step, leaves, layout, context_leaves, context_layout, rows)
 
     def apply(self, state: Sequence[Tensor], context: Sequence[Any]) -> list[Tensor]:
-        """One step on some rows, checked against the contract."""
+        """One step on some rows, checked against the contract.
+
+        Raises:
+            ContractError: what came back does not match the state, or the state was changed in place: a residual would
+                then compare the new state with itself.
+        """
+        versions = [None if x.is_inference() else x._version for x in state]
         result = self.step(self.layout.build(state), self.context_layout.build(context))
+        for name, leaf, version in zip(self.layout.names, state, versions, strict=True):
+            if version is not None and leaf._version != version:
+                raise ContractError(f"step changed {name} in place; it must return a new tensor")
         return self.layout.read(result, state)
 
     def subset(self, index: Tensor) -> "Problem":

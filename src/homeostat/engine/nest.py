@@ -36,7 +36,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Carry:
-    """Marks a floating leaf of a state that is carried along, but neither measured nor differentiated through.
+    """Marks a floating leaf of a state that is carried along but not measured; to `Implicit` it is a constant.
 
     `step` receives the bare tensor and may return it bare; `Solution.state` has the mark again.
 
@@ -119,7 +119,7 @@ def flatten(tree: Any, role: Literal["state", "context"]) -> tuple[list[Any], La
     """Leaves of a state or context, bare of marks, and the layout that puts them together again.
 
     Raises:
-        ContractError: a leaf that is neither a tensor nor marked, or a state without a floating leaf.
+        ContractError: a leaf that is neither a tensor nor marked, a complex state, or one without a floating leaf.
     """
     pairs, spec = pytree.tree_flatten_with_path(tree, is_leaf=_is_mark)
     leaves: list[Any] = []
@@ -145,6 +145,8 @@ def flatten(tree: Any, role: Literal["state", "context"]) -> tuple[list[Any], La
         if value.ndim == 0:
             hint = "wrap it in homeostat.Shared" if role == "context" else "a state is batch first"
             raise ContractError(f"{name} has no batch dimension: {hint}")
+        if value.is_complex() and role == "state":
+            raise ContractError(f"{name} is complex; give it as torch.view_as_real(...)")
         leaves.append(value)
         kinds.append("carried" if isinstance(node, Carry) or not value.is_floating_point() else "measured")
     layout = Layout(role, spec, tuple(kinds), tuple(isinstance(n, Carry) for _, n in pairs), tuple(names))

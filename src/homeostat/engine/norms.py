@@ -13,6 +13,16 @@ _BOUNDS = {torch.float64: 1e100, torch.float16: 1e4}
 _DEFAULT_BOUND = 1e28
 
 
+def _flat(leaf: Tensor) -> Tensor:
+    """`(batch, ...) -> (batch, n)`, also where a dimension is 0."""
+    return leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]
+
+
+def finite_rows(leaf: Tensor) -> Tensor:
+    """`(batch,)` bool: no entry is infinite or NaN."""
+    return torch.isfinite(_flat(leaf)).all(1)
+
+
 def row_rms(leaf: Tensor) -> Tensor:
     """Root mean square of each row, `(batch, ...) -> (batch,)`, in float32 at least.
 
@@ -23,21 +33,23 @@ def row_rms(leaf: Tensor) -> Tensor:
         >>> row_rms(torch.tensor([[3.0, 4.0], [1e-30, 1e-30], [1e30, 1e30]]))
         tensor([3.5355e+00, 1.0000e-30, 1.0000e+30])
     """
-    flat = leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]
+    flat = _flat(leaf)
     if flat.shape[1] == 0:
         return flat.new_zeros(flat.shape[0], dtype=torch.promote_types(leaf.dtype, torch.float32))
     dtype = torch.promote_types(leaf.dtype, torch.float32)
     root = flat.shape[1] ** 0.5
-    if flat.is_cuda:  # a host-side check would wait for the device; float64 sums need none
+    if flat.is_cuda and dtype == torch.float32:  # a look at the sums would wait for the device; in float64 none is due
         norm = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
         return (norm / root).to(dtype)
     norm = torch.linalg.vector_norm(flat, dim=1, dtype=dtype)
-    if bool(((norm > _SMALL) & (norm < _LARGE)).all()):
+    plain = (norm > _SMALL) & (norm < _LARGE)
+    if bool(plain.all()):
         return norm / root
     largest = flat.abs().amax(dim=1).to(dtype)
     scale = torch.where((largest > 0) & torch.isfinite(largest), largest, torch.ones_like(largest))
     scaled = torch.linalg.vector_norm(flat.to(dtype) / scale[:, None], dim=1)
-    return scaled / root * scale
+    # Row by row, so that no bit of a row's norm depends on who shares its batch.
+    return torch.where(plain, norm / root, scaled / root * scale)
 
 
 def residuals(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -69,5 +81,12 @@ def out_of_bounds(leaves: Sequence[Tensor], sizes: Sequence[Tensor]) -> Tensor:
 
 
 def noise_floor(leaves: Sequence[Tensor], units: float) -> float:
-    """Relative residual of `units` units in the last place of the coarsest leaf, 5 % at most."""
-    return min(0.05, units * max(torch.finfo(leaf.dtype).eps for leaf in leaves))
+    """Relative residual of `units` units in the last place of the coarsest dtype, 5 % at most.
+
+    Under autocast that dtype counts too: a float32 state then moves in the steps of what it is computed in.
+    """
+    dtypes = {leaf.dtype for leaf in leaves}
+    device = leaves[0].device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtypes.add(torch.get_autocast_dtype(device))
+    return min(0.05, units * max(torch.finfo(dtype).eps for dtype in dtypes))

@@ -17,10 +17,10 @@ def _check_tensor(name: str, value: Tensor, integer: bool) -> None:
         raise ValueError(
             f"{name} must be a number or one number an example, not a tensor of shape {tuple(value.shape)}"
         )
-    if integer and (value.is_floating_point() or value.dtype == torch.bool):
-        raise ValueError(f"{name} must hold whole numbers, not {value.dtype}")
-    if not bool((value >= 0).all()):
-        raise ValueError(f"{name} must be 0 or more in every row")
+    if value.is_complex() or value.dtype == torch.bool or (integer and value.is_floating_point()):
+        raise ValueError(f"{name} must hold {'whole ' if integer else ''}numbers, not {value.dtype}")
+    if not bool((value >= 0).all()) or not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} must be finite and 0 or more in every row")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Stop:
         atol: absolute tolerance, in units of the state. 0 makes the stop free of scale; a fixed point at 0 needs one.
         max_steps: most applications of `step`; a whole number, or an int64 tensor `(batch,)`.
 
-    With `rtol=0, atol=0` exactly `max_steps` steps are taken and finiteness is checked once, at the end.
+    With `rtol=0, atol=0` exactly `max_steps` steps are taken and finiteness is checked once, at the end; in an `rtol`
+    tensor this holds for the rows that have 0.
 
     Raises:
         ValueError: a value that is negative, not finite, or not a whole number where one is needed.
@@ -63,8 +64,7 @@ class Stop:
     @property
     def tests(self) -> bool:
         """False when no tolerance is set, so that every example takes exactly its `max_steps`."""
-        relative = bool((self.rtol > 0).any()) if isinstance(self.rtol, Tensor) else self.rtol > 0
-        return relative or self.atol > 0
+        return self.atol > 0 or bool(torch.as_tensor(self.rtol > 0).any())
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Unrolled:
 
     Args:
         last: keep the graph of the last `last` steps of each example only (truncated backpropagation; the start then
-            gets a gradient only where an example took fewer). None keeps all of them.
+            gets a gradient only where an example took no more than that). None keeps all of them.
 
     Where `stop` has a tolerance and `last` is given, the steps before are taken twice: once to find where each example
     stops, once to come back to `last` steps before that.

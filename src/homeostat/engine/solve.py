@@ -9,6 +9,7 @@ from torch import Tensor
 from homeostat.engine.gradients import attach_implicit
 from homeostat.engine.iterate import Problem, StepFunction, iterate
 from homeostat.engine.nest import merge_rows, select
+from homeostat.engine.norms import finite_rows
 from homeostat.engine.options import Gradient, Implicit, Picard, Stop, Unrolled
 from homeostat.engine.solution import Solution, Status
 from homeostat.engine.stopping import StopTest
@@ -106,8 +107,7 @@ def _rows_that_cannot_start(problem: Problem, stop: Stop) -> Tensor:
     limits = torch.as_tensor(stop.max_steps, device=device)
     idle[(limits == 0).expand(problem.rows)] = Status.MAX_STEPS
     for i in problem.layout.measured():
-        finite = torch.isfinite(problem.state[i]).reshape(problem.rows, -1).all(1)
-        idle[~finite] = Status.DIVERGED
+        idle[~finite_rows(problem.state[i])] = Status.DIVERGED
     return idle
 
 
@@ -121,27 +121,30 @@ def _unrolled(problem: Problem, stop: Stop, gradient: Unrolled) -> tuple[list[Te
     """Backpropagation through all steps, or through the last few of each example."""
     if gradient.last is None:
         return _graphed(problem, stop)
-    evaluations = 0
-    tested: Solution | None = None
+    if not stop.tests:
+        return _truncated(problem, stop.max_steps, gradient.last)
+    # Where an example stops is not known beforehand: find out, then come back to `last` steps before that.
     with torch.no_grad():
-        if stop.tests:
-            # Where an example stops is not known beforehand: find out, then come back to `last` steps before that.
-            _, tested = _forward(problem, stop)
-            evaluations += tested.row_evaluations
-            stop = Stop(rtol=0, max_steps=tested.steps)
-        limits = torch.as_tensor(stop.max_steps, device=problem.state[0].device).expand(problem.rows)
-        graphed = limits.clamp(max=gradient.last)
-        free = limits - graphed
-        leaves, solution = _forward(problem, Stop(rtol=0, max_steps=free))
-        evaluations += solution.row_evaluations
+        leaves, tested = _forward(problem, stop)
+    good = (tested.status != Status.DIVERGED).nonzero().squeeze(1)
+    again, part = _truncated(problem.subset(good), tested.steps[good], gradient.last)
+    leaves = merge_rows([x.detach() for x in leaves], good, again)
+    return leaves, replace(tested, row_evaluations=tested.row_evaluations + part.row_evaluations)
+
+
+def _truncated(problem: Problem, steps: int | Tensor, last: int) -> tuple[list[Tensor], Solution]:
+    """Take exactly `steps` steps, the last `last` of each example with a graph."""
+    limits = torch.as_tensor(steps, device=problem.state[0].device).expand(problem.rows)
+    graphed = limits.clamp(max=last)
+    free = limits - graphed
+    with torch.no_grad():
+        leaves, before = _forward(problem, Stop(rtol=0, max_steps=free))
         short = (free == 0).nonzero().squeeze(1)
     # Examples that took no step without a graph start from the caller's own state, so that it gets their gradient.
     start = merge_rows(leaves, short, select(problem.state, problem.layout, short))
     leaves, solution = _graphed(replace(problem, state=start), Stop(rtol=0, max_steps=graphed))
-    evaluations += solution.row_evaluations
-    if tested is not None:
-        return leaves, replace(tested, row_evaluations=evaluations)
-    return leaves, replace(solution, steps=free + solution.steps, row_evaluations=evaluations)
+    evaluations = before.row_evaluations + solution.row_evaluations
+    return leaves, replace(solution, steps=before.steps + solution.steps, row_evaluations=evaluations)
 
 
 def _graphed(problem: Problem, stop: Stop) -> tuple[list[Tensor], Solution]:

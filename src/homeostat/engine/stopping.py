@@ -103,6 +103,10 @@ class StopTest:
         rows, device = state[0].shape[0], state[0].device
         self._measured = measured
         self._tests = stop.tests
+        # Rows without a tolerance, where others have one; None where all rows are tested.
+        self._bare: Tensor | None = None
+        if isinstance(stop.rtol, Tensor) and stop.tests and stop.atol == 0:
+            self._bare = stop.rtol.to(device) == 0
         self._tolerance = Tolerance(stop, rows, device)
         self._cycles = CycleTest()
         self._floor = noise_floor([state[i] for i in measured], _STALL_UNITS)
@@ -136,8 +140,8 @@ class StopTest:
         relative = relative.to(self.residual.dtype)
         diverged = out_of_bounds(new, sizes)
         at_limit = self._limits <= step
+        # The bare loop: nothing is decided before the end, and what is there then is returned as it is.
         if not self._tests:
-            # The bare loop: nothing is decided before the end, and what is there then is returned as it is.
             status = torch.where(diverged, Status.DIVERGED, Status.MAX_STEPS)
             return self._finish(at_limit, None, step, rows, relative, status)
 
@@ -154,11 +158,17 @@ class StopTest:
             (self._tolerance(changes, sizes), Status.CONVERGED),
             (diverged, Status.DIVERGED),
         ):
+            if self._bare is not None:
+                condition = condition & ~self._bare
             finished = finished | condition
             status = torch.where(condition, kind, status)
+        revert = diverged
+        if self._bare is not None:
+            status = torch.where(self._bare & diverged, Status.DIVERGED, status)
+            revert = diverged & ~self._bare
         if not bool(finished.any()):
             return None
-        return self._finish(finished, finished & diverged, step, rows, relative, status)
+        return self._finish(finished, revert, step, rows, relative, status)
 
     def _stalled(self, step: int, relative: Tensor) -> Tensor:
         better = relative < 0.95 * self._best
@@ -178,5 +188,6 @@ class StopTest:
     def keep(self, index: Tensor) -> None:
         """See `Monitor.keep`."""
         self._limits, self._best, self._best_at = self._limits[index], self._best[index], self._best_at[index]
+        self._bare = None if self._bare is None else self._bare[index]
         self._tolerance.keep(index)
         self._cycles.keep(index)

@@ -11,7 +11,7 @@ from homeostat.errors import ContractError
 from homeostat.models.starts import Start
 
 FUNCTIONS = ("encode", "initial_state", "step", "decode")
-"""Functions that every model has; `score` is optional."""
+"""Functions that every model has; `score` and `light_cone` are optional."""
 
 
 class IteratedModel(ABC):
@@ -61,10 +61,7 @@ class _FromFunctions(IteratedModel):
         self._functions = functions
         for name, value in attributes.items():
             setattr(self, name, value)
-        parameters = inspect.signature(functions["initial_state"]).parameters.values()
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        self._draws_start = variadic or len(positional) > 1
+        self._draws_start = _takes_start(functions["initial_state"])
 
     def encode(self, inputs: Any) -> Any:
         return self._functions["encode"](inputs)
@@ -84,6 +81,23 @@ class _FromFunctions(IteratedModel):
         score = self._functions.get("score")
         return None if score is None else score(state, context)
 
+    def light_cone(self, span: int) -> int | None:
+        light_cone = self._functions.get("light_cone")
+        return None if light_cone is None else light_cone(span)
+
+
+def _takes_start(function: Callable[..., Any]) -> bool:
+    """Whether `initial_state` wants to be told the start: a second argument called `start`, or without a default."""
+    function = getattr(function, "forward", function)  # a module's own __call__ takes anything
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # built-in functions such as torch.zeros_like do not tell
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not positional:
+        return any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    return len(positional) > 1 and (positional[1].name == "start" or positional[1].default is inspect.Parameter.empty)
+
 
 def from_functions(
     *,
@@ -92,6 +106,7 @@ def from_functions(
     step: Callable[[Any, Any], Any],
     decode: Callable[[Any, Any], Any],
     score: Callable[[Any, Any], Tensor] | None = None,
+    light_cone: Callable[[int], int] | None = None,
     name: str = "model",
     trained_steps: int | None = None,
     unit_cost: float = 1.0,
@@ -105,6 +120,7 @@ def from_functions(
         step: `(state, context) -> state`.
         decode: `(state, context) -> outputs`.
         score: `(state, context) -> (batch,)`, the model's own halting signal.
+        light_cone: `positions -> steps` before which information cannot have crossed that many positions of the input.
         name, trained_steps, unit_cost, stochastic: see `IteratedModel`.
 
     Raises:
@@ -131,9 +147,9 @@ def from_functions(
         "step": step,
         "decode": decode,
         "score": score,
+        "light_cone": light_cone,
     }
-    if score is None:
-        del functions["score"]
+    functions = {key: function for key, function in functions.items() if function is not None or key in FUNCTIONS}
     for key, function in functions.items():
         if not callable(function):
             raise ContractError(f"{key} must be a function, not {function!r}")
@@ -161,6 +177,7 @@ initial_state, step, decode
     return from_functions(
         **{name: getattr(candidate, name) for name in FUNCTIONS},
         score=getattr(candidate, "score", None),
+        light_cone=getattr(candidate, "light_cone", None),
         name=getattr(candidate, "name", type(candidate).__name__),
         trained_steps=getattr(candidate, "trained_steps", None),
         unit_cost=getattr(candidate, "unit_cost", 1.0),

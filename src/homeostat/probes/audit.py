@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,9 @@ from homeostat.probes.sweep import BatchSweep, OnStep, sweep_batch
 from homeostat.probes.verdict import decide
 
 Examples = Iterable[tuple[Any, Any]]
+
+_MOST_STEPS = 10_000_000
+"""A larger budget is a slip of the keyboard."""
 
 _TICK = 10
 """Steps between two signs of progress."""
@@ -120,13 +123,13 @@ def audit(
     groups = _groups(examples)
     difficulties, at_horizon, candidates = [], [], []
     dtype = "none"
-    training = isinstance(model, nn.Module) and model.training
+    modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
     if isinstance(model, nn.Module):
         model.eval()
     try:
         for key, batches in groups.items():
             collected = _Collected(key)
-            for inputs, targets in batches:
+            for inputs, targets in _pairs(key, batches):
                 dtype = _one_batch(iterated, inputs, targets, options, collected) or dtype
             if not collected.examples:
                 raise InputError(f"difficulty {key!r} has no examples; give at least one batch with one row")
@@ -138,8 +141,8 @@ def audit(
             raise InputError("there are no examples to audit")
         clips = [film(iterated, judge, candidate, budgets[-1]) for candidate in choose(candidates)]
     finally:
-        if isinstance(model, nn.Module):
-            model.train(training)
+        for module, mode in modes.items():
+            module.training = mode
     settings = Settings(
         budgets=tuple(budgets),
         settle_rtol=settle_rtol,
@@ -169,10 +172,32 @@ def _groups(examples: Any) -> dict[str, Examples]:
     return {"all examples": examples}
 
 
+def _pairs(name: str, batches: Any) -> Iterator[tuple[Any, Any]]:
+    """The batches of a difficulty, with what is none named."""
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise ContractError(
+            f"examples of {name!r} must be batches (inputs, targets), such as a list of them, not {_kind(batches)}"
+        )
+    for number, batch in enumerate(batches, start=1):
+        try:
+            inputs, targets = batch
+        except (TypeError, ValueError):
+            raise ContractError(f"batch {number} of {name!r} must be (inputs, targets), not {_kind(batch)}") from None
+        yield inputs, targets
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{len(value)} values" if isinstance(value, tuple | list) else f"a {type(value).__name__}"
+
+
 def _budgets(steps: Sequence[int], horizon: int | None) -> list[int]:
+    if any(isinstance(step, bool) or not isinstance(step, int | np.integer) for step in steps):
+        raise InputError(f"steps must be whole numbers, such as [1, 4, 16, 64], not {list(steps)}")
     budgets = sorted({int(step) for step in steps})
-    if not budgets or budgets[0] < 1:
-        raise InputError(f"steps must be budgets of 1 or more, such as [1, 4, 16, 64], not {list(steps)}")
+    if not budgets or budgets[0] < 1 or budgets[-1] > _MOST_STEPS:
+        raise InputError(f"steps must be budgets from 1 to {_MOST_STEPS:,}, such as [1, 4, 16, 64], not {list(steps)}")
     if horizon is not None and horizon < budgets[-1]:
         budgets = sorted({*budgets, horizon})
     return budgets

@@ -5,14 +5,16 @@ import textwrap
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console, Group
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from homeostat.probes.results import Audit, Difficulty, Estimate
 
 _COLUMNS = 6
+"""Most budgets that are shown; fewer where the terminal is narrow."""
+
+_UNBOUNDED = 10_000
 _STYLES = {
     "may think longer": "bold green",
     "no need": "bold green",
@@ -22,37 +24,55 @@ _STYLES = {
 }
 
 
-def audit_table(audit: Audit) -> Group:
-    """The audit as something that rich prints: a table of exact accuracy by budget, and the verdict."""
-    shown = _shown([b.steps for b in audit.difficulties[0].budgets], audit.trained_steps)
-    judged = audit.difficulties[0].budgets[0].exact is not None
-    what = "exact accuracy [95 % interval]" if judged else "median residual"
-    horizon = "unknown" if audit.trained_steps is None else f"{audit.trained_steps} steps"
-    table = Table(
-        title=f"{audit.model}: {what} after so many steps (trained horizon: {horizon})",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+def audit_table(audit: Audit) -> RenderableType:
+    """The audit as something that rich prints: a table of exact accuracy by budget, and the verdict.
+
+    It shows as many budgets as the width has room for, so that no interval is broken over two lines.
+    """
+    return _Fitted(audit)
+
+
+class _Fitted:
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        audit = self._audit
+        table = _table(audit, _COLUMNS)
+        for columns in range(_COLUMNS - 1, 1, -1):
+            if console.measure(table, options=options.update(width=_UNBOUNDED)).maximum <= options.max_width:
+                break
+            table = _table(audit, columns)
+        judged = audit.difficulties[0].budgets[0].exact is not None
+        what = "exact accuracy [95 % interval]" if judged else "median residual"
+        horizon = "unknown" if audit.trained_steps is None else f"{audit.trained_steps} steps"
+        yield Text(f"{audit.model}: {what} after so many steps (trained horizon: {horizon})", style="bold")
+        yield table
+        decision = (audit.verdict.decision.upper(), _STYLES[audit.verdict.decision])
+        yield Text.assemble(decision, ": ", audit.verdict.text, ".")
+        for note in _notes(audit):
+            yield Text(note, style="dim")
+
+
+def _table(audit: Audit, columns: int) -> Table:
+    shown = _shown([b.steps for b in audit.difficulties[0].budgets], audit.trained_steps, columns)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("examples")
-    table.add_column("n", justify="right")
+    table.add_column("n", justify="right", no_wrap=True)
     for steps in shown:
-        table.add_column(f"{steps}*" if steps == audit.trained_steps else str(steps), justify="right")
-    table.add_column("settled", justify="right")
-    table.add_column("aligned", justify="right")
+        title = f"{steps}*" if steps == audit.trained_steps else str(steps)
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("settled", justify="right", no_wrap=True)
+    table.add_column("aligned", justify="right", no_wrap=True)
     for difficulty in audit.difficulties:
         cells = []
         for steps in shown:
             budget = difficulty.at(steps)
             cells.append(_percent(budget.exact) if budget.exact is not None else f"{budget.residual_median:.0e}")
         last = difficulty.budgets[-1]
-        table.add_row(difficulty.name, str(difficulty.count), *cells, _percent(last.settled), _aligned(difficulty))
-    decision = Text.assemble(
-        (audit.verdict.decision.upper(), _STYLES[audit.verdict.decision]), ": ", audit.verdict.text, "."
-    )
-    notes = _notes(audit)
-    return Group(table, Padding(decision, (0, 0, 0, 1)), *(Padding(Text(n, style="dim"), (0, 0, 0, 1)) for n in notes))
+        name = Text(difficulty.name)  # brackets in a name are no markup
+        table.add_row(name, str(difficulty.count), *cells, _percent(last.settled), _aligned(difficulty))
+    return table
 
 
 def audit_text(audit: Audit, width: int = 120) -> str:
@@ -63,14 +83,13 @@ def audit_text(audit: Audit, width: int = 120) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def _shown(budgets: Sequence[int], horizon: int | None) -> list[int]:
-    """A few budgets, spread evenly over the list, always with the horizon and the largest."""
-    if len(budgets) <= _COLUMNS:
+def _shown(budgets: Sequence[int], horizon: int | None, columns: int) -> list[int]:
+    """At most `columns` budgets: the largest, the horizon, and others that are spread evenly over the list."""
+    if len(budgets) <= columns:
         return list(budgets)
-    places = {round(i * (len(budgets) - 1) / (_COLUMNS - 2)) for i in range(_COLUMNS - 1)}
-    chosen = {budgets[place] for place in places}
-    if horizon is not None and horizon in budgets:
-        chosen.add(horizon)
+    chosen = {budgets[-1]} | ({horizon} if horizon in budgets else set())
+    others = columns - len(chosen)
+    chosen |= {budgets[round(i * (len(budgets) - 1) / max(1, others))] for i in range(others)}
     return sorted(chosen)
 
 

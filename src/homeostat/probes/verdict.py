@@ -50,6 +50,8 @@ def decide(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray |
             f"more steps lose answers it had: exact accuracy on {worst.name} falls from "
             f"{_percent(_exact(worst, horizon))} at {horizon} steps to {_percent(_exact(worst, longest))} at {longest}"
         )
+        if gains:
+            text += f" (they gain on {', '.join(d.name for d in gains)})"
         return _verdict("may not think longer", text, findings)
     if failed:
         text = f"{failed} examples end in a state that is not finite after {longest} steps"

@@ -40,7 +40,8 @@ def load_model(spec: str) -> OwnModel:
     Args:
         spec: `path/to/file.py:function`. The function returns an object with `encode`, `initial_state`, `step`,
             `decode` and `examples` (batches `(inputs, targets)`, or a dict of such by difficulty);
-            `correct(outputs, targets)`, `symbols`, `loss`, `answers`, `score` and `trained_steps` are used where they are there.
+            `correct(outputs, targets)`, `symbols`, `loss`, `answers`, `score` and `trained_steps` are
+            used where they are there.
 
     Raises:
         InputError: the file or the function is not there, or there are no examples.
@@ -57,12 +58,13 @@ def load_model(spec: str) -> OwnModel:
     path = Path(name)
     if not path.is_file():
         raise InputError(f"--model: there is no file {path}")
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Under a name of its own, so that a file called json.py or homeostat.py hides no module.
+    module_spec = importlib.util.spec_from_file_location(f"homeostat_model_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise InputError(f"--model: {path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.path.insert(0, str(path.parent.resolve()))  # so that the file can import its neighbours
-    sys.modules[path.stem] = module
+    sys.modules[module_spec.name] = module
     with _blame(path):
         module_spec.loader.exec_module(module)
     build = getattr(module, function, None)
@@ -92,13 +94,16 @@ def _blame(path: Path) -> Iterator[None]:
         yield
     except HomeostatError:
         raise
-    except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).name == path.name]
-        where = f"{path}, line {frames[-1].lineno}" if frames else str(path)
-        if not frames and isinstance(error, SyntaxError):
-            where = f"{path}, line {error.lineno}"
-        elif not frames:
-            raise  # our own fault, not theirs
-        raise ContractError(
-            f"{where}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        # Without a line of the file it happened in what we, or torch, did with what the file gave us.
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if _same(f.filename, path)]
+        line = frames[-1].lineno if frames else None
+        if isinstance(error, SyntaxError) and error.filename is not None and _same(error.filename, path):
+            line = error.lineno
+        where = str(path) if line is None else f"{path}, line {line}"
+        message = f": {str(error).splitlines()[0]}" if str(error).strip() else ""
+        raise ContractError(f"{where}: {type(error).__name__}{message}") from error
+
+
+def _same(filename: str, path: Path) -> bool:
+    return Path(filename).resolve() == path.resolve()

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import queue
+import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -81,6 +83,15 @@ def _connect(messages: Any) -> None:
     """Runs once in every worker process: where it reports its progress to."""
     global _messages
     _messages = messages
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C too, and ends its workers
+    parent = multiprocessing.parent_process()
+
+    def leave_with_parent() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # nobody waits for this any more; what was done is in the checkpoints
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
 
 
 def _work(job: Job) -> Audit:

@@ -99,19 +99,26 @@ def train(
     fabric = fabric or Fabric(accelerator="cpu", devices=1)
     if recipe.batch % fabric.world_size:
         raise HomeostatError(f"a batch of {recipe.batch} does not divide over {fabric.world_size} processes")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        if fabric.is_global_zero:
-            lock.acquire()
-    except Timeout:
-        raise HomeostatError(f"another process is training in {folder}; wait for it or choose another folder") from None
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
+    lock = FileLock(folder / ".lock", timeout=0)
+    problem = fabric.broadcast(_acquire(lock, folder) if fabric.is_global_zero else None)
+    if problem is not None:
+        raise problem
     try:
         return _train(recipe, folder, seed, fabric, checkpoint_every, on_step)
     finally:
         lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path) -> HomeostatError | None:
+    """Take the lock, or say what is wrong: an exception would leave the other processes waiting for this one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        return HomeostatError(f"another process is training in {folder}; wait for it or choose another folder")
+    except OSError as error:
+        return OutputError(f"cannot write to {folder}: {error.strerror or error}")
+    return None
 
 
 def _train(

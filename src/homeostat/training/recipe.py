@@ -116,7 +116,9 @@ class Recipe(_Data):
     """Sizes of the training instances, easiest first."""
     growth: float = Field(default=0.0, ge=0, le=1)
     """Share of the training over which sizes join, one after the other; 0 uses all of them from the first step."""
-    predict_steps: float = Field(default=2.0, gt=0)
+    largest: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training steps that take the largest size that has joined; the others draw among all of them."""
+    predict_steps: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     """Most steps of a prediction, in multiples of the longest side of its input."""
 
     @property
@@ -128,7 +130,8 @@ class Recipe(_Data):
         """Size, steps without a graph and steps with one, for training step `step` (from 0)."""
         span = self.growth * self.steps
         joined = len(self.sizes) if span == 0 else 1 + int(step / span * (len(self.sizes) - 1))
-        size = int(rng.choice(self.sizes[: min(joined, len(self.sizes))]))
+        sizes = self.sizes[: min(joined, len(self.sizes))]
+        size = sizes[-1] if rng.random() < self.largest else int(rng.choice(sizes))
         return size, *self.depth.draw(size, rng)
 
     def __repr__(self) -> str:
