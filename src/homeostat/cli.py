@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from homeostat.errors import HomeostatError, InputError
-from homeostat.files import write_bytes, write_text
+from homeostat.files import make_folder, write_bytes, write_text
 from homeostat.inference import Answer, answer_puzzles
 from homeostat.models import Checkpoint, load, shipped
 from homeostat.probes import audit, save_audits
@@ -145,7 +145,7 @@ def audit_command(
     count: Annotated[int, typer.Option(min=1, help="Test instances of each size.")] = 64,
     steps: Annotated[str | None, typer.Option(help="Budgets, such as 1,4,16,64.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for report.html, audit.json and examples.parquet.")] = None,
-    settle_rtol: Annotated[float, typer.Option(min=0, help="Relative residual that counts as settled.")] = 1e-3,
+    settle_rtol: Annotated[float, typer.Option(min=0, max=1, help="Relative residual that counts as settled.")] = 1e-3,
     alignment: Annotated[bool, typer.Option(help="Also run from other starts.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of test instances and noise starts.")] = 0,
     device: Device = "cpu",
@@ -155,6 +155,8 @@ def audit_command(
         raise InputError("give either a checkpoint or --model path/to/file.py:build")
     budgets = None if steps is None else _numbers(steps, "--steps")
     target = _device(device)
+    if out is not None:
+        make_folder(out)
     with make_progress(_err) as progress:
         bar = progress.add_task("audit", total=1.0, note="")
         if model is not None:
@@ -208,8 +210,10 @@ def predict(
         Format | None, typer.Option(help="How to write the answers; a picture when --output ends in .png, else text.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write to; needed for pictures.")] = None,
-    rtol: Annotated[float, typer.Option(min=0, help="Relative residual at which an example stops.")] = 1e-4,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Most steps; by default what the size needs.")] = None,
+    rtol: Annotated[float, typer.Option(min=0, max=1, help="Relative residual at which an example stops.")] = 1e-4,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Most steps; by default what the size needs.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Answer your own input: bit strings as lines of text, mazes as text or as a picture."""
@@ -355,8 +359,8 @@ def main() -> None:
     except Exception as error:
         # Wrong options: typer's own class for these differs between its versions.
         describe = getattr(error, "format_message", None)
-        if describe is None and rank_zero_only.rank:
-            _fail(f"process {rank_zero_only.rank}: {type(error).__name__}: {error}", quiet=False)
+        if describe is None and _rank():
+            _fail(f"process {_rank()}: {type(error).__name__}: {error}", quiet=False)
         if describe is None:
             raise
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -376,9 +380,14 @@ def _command(error: Any) -> str:
     return f"homeostat {name}" if name else "homeostat"
 
 
+def _rank() -> int:
+    """Which of several training processes this is; 0 is the first one, or the only one."""
+    return getattr(rank_zero_only, "rank", 0)
+
+
 def _fail(message: str, code: int = 2, quiet: bool | None = None) -> Any:
     """Say what is wrong and leave. Of several processes that find the same, the first one speaks."""
-    if bool(rank_zero_only.rank) if quiet is None else quiet:
+    if _rank() > 0 if quiet is None else quiet:
         sys.exit(code)
     # A name of a file may hold bytes that no encoding knows.
     line = " ".join(message.encode(errors="backslashreplace").decode().split())

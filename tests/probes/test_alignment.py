@@ -124,12 +124,6 @@ def test_without_alignment_nothing_is_run_again() -> None:
 
 
 def test_noise_depends_on_the_seed_alone() -> None:
-    model = hs.from_functions(
-        encode=lambda x: x,
-        initial_state=lambda x: torch.zeros_like(x),
-        step=lambda z, x: torch.tanh(3 * z),
-        decode=lambda z, x: z,
-    )
     x = inputs()
 
     def distance(**options: object) -> list[float]:

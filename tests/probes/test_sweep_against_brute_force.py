@@ -1,5 +1,6 @@
 """What an audit says of every example, against a plain loop that keeps the whole trajectory."""
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 import homeostat as hs
+from homeostat.models import Own
 from homeostat.probes.results import Audit
 
 BUDGETS = [1, 2, 3, 5, 8, 20, 33, 40, 64, 90]
@@ -61,7 +63,7 @@ def instances(count: int = 90) -> tuple[Tensor, Tensor]:
     x[:, 0] = torch.arange(count) % len(KINDS)
     # Answers that come up on the way: those of the state after a few steps, so that solved, lost and never all occur.
     model, when = zoo(x), torch.randint(1, 60, (count,), generator=generator)
-    z, targets = model.initial_state(x, None), torch.zeros(count, 3, dtype=torch.int64)  # type: ignore[arg-type]
+    z, targets = model.initial_state(x, Own()), torch.zeros(count, 3, dtype=torch.int64)
     for step in range(1, 60):
         z = model.step(z, x)
         here = (when == step) & (x[:, 0] != KINDS.index("breaks"))
@@ -84,7 +86,7 @@ class Followed:
 def follow(x: Tensor, target: Tensor) -> Followed:
     """One example, one step at a time, with everything kept."""
     model, judge = zoo(x[None]), Judge()
-    states = [model.initial_state(x[None], None)]  # type: ignore[arg-type]
+    states = [model.initial_state(x[None], Own())]
     for _ in range(BUDGETS[-1]):
         states.append(model.step(states[-1], x[None]))
     finite = [bool(torch.isfinite(z).all()) and float(z.square().mean().sqrt()) <= 1e100 for z in states]
@@ -201,7 +203,7 @@ def test_settled_and_right_is_a_partition(found: Audit, truth: list[Followed]) -
 def test_batches_do_not_matter(found: Audit, batch: tuple[Tensor, Tensor]) -> None:
     x, targets = batch
     cuts = [0, 1, 2, 30, 77, 90]
-    parts = [(x[a:b], targets[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [(x[a:b], targets[a:b]) for a, b in itertools.pairwise(cuts)]
     split = hs.audit(zoo(x), iter(parts), steps=BUDGETS, judge=Judge(), settle_rtol=RTOL)
     whole = found.difficulties[0]
     for one, other in zip(whole.examples, split.difficulties[0].examples, strict=True):

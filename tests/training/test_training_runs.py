@@ -15,12 +15,12 @@ import torch
 from filelock import FileLock
 
 import homeostat.training.loop as loop
-from homeostat.errors import CheckpointError, ConvergenceWarning, HomeostatError, OutputError
+from homeostat.errors import CheckpointError, HomeostatError, OutputError
 from homeostat.models import load
 from homeostat.models.checkpoint import TaskReference
 from homeostat.models.starts import Mixed
 from homeostat.tasks import PrefixSums, get_task
-from homeostat.training import FixedDepth, RandomDepth, Recipe, TrainingEvent, train
+from homeostat.training import FixedDepth, Optimiser, RandomDepth, Recipe, TrainingEvent, train
 
 RECIPE = Recipe(
     name="tiny",
@@ -119,9 +119,10 @@ def test_killed_between_the_model_and_the_removal_of_its_progress(
     def fail(self: Path, missing_ok: bool = False) -> None:
         raise _Interrupted
 
-    with monkeypatch.context() as patch, pytest.raises(_Interrupted):
-        patch.setattr(Path, "unlink", fail)
+    monkeypatch.setattr(Path, "unlink", fail)
+    with pytest.raises(_Interrupted):
         train(RECIPE, tmp_path, checkpoint_every=4)
+    monkeypatch.undo()
     assert (tmp_path / "config.json").exists()
     train(RECIPE, tmp_path, checkpoint_every=4)
     assert weights(tmp_path) == weights(finished)
@@ -173,7 +174,7 @@ def test_two_processes_follow_the_loss_curve_of_one(finished: Path, tmp_path: Pa
     (tmp_path / "recipe.json").write_text(RECIPE.model_dump_json())
     command = [sys.executable, "-m", "homeostat", "train", "prefix-sums", "--recipe", str(tmp_path / "recipe.json")]
     command += ["--out", str(tmp_path / "two"), "--strategy", "ddp", "--devices", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     one, two = (np.loadtxt(folder / "losses.csv", delimiter=",", skiprows=1) for folder in (finished, tmp_path / "two"))
     np.testing.assert_allclose(two, one, rtol=2e-5)
@@ -229,21 +230,21 @@ def test_training_never_sees_a_test_instance(tmp_path: Path, monkeypatch: pytest
     assert task.in_test_split(test).all()  # type: ignore[attr-defined]
 
 
-@pytest.mark.filterwarnings("ignore::homeostat.errors.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::homeostat.errors.ConvergenceWarning")  # its first solves stop early
 def test_the_implicit_gradient_trains(tmp_path: Path) -> None:
     recipe = Recipe(
         task=TaskReference(name="prefix-sums"),
-        width=16,
-        depth=FixedDepth(steps=40),
+        width=8,
+        depth=FixedDepth(steps=12),
         gradient="implicit",
-        steps=60,
-        batch=32,
-        sizes=(3,),
+        optimiser=Optimiser(learning_rate=1e-2),
+        steps=30,
+        batch=16,
+        sizes=(2,),
     )
     losses: list[float] = []
     train(recipe, tmp_path, on_step=lambda event: losses.append(event.loss))
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
-    assert ConvergenceWarning  # such a solve may warn that it stopped before it converged
 
 
 def no_room(*args: Any, **options: Any) -> Any:

@@ -42,8 +42,10 @@ class CheckpointConfig(BaseModel):
     task: TaskReference
     trained_steps: int = Field(ge=1)
     """The horizon: the most steps an example took in training."""
-    predict_steps: float = Field(gt=0)
+    predict_steps: float = Field(gt=0, allow_inf_nan=False)
     """Most steps that a prediction takes, in multiples of the longest side of its input."""
+    damping: float = Field(default=1.0, gt=0, le=1)
+    """Share of a step that is taken when the model is used; training takes whole steps."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Where the weights come from: recipe, seed, steps, seconds. For readers; nothing is computed from it."""
     sha256: str = ""
@@ -69,7 +71,7 @@ class Checkpoint:
 
 def build(config: CheckpointConfig) -> RecallNet:
     """The model that a configuration describes, with fresh weights."""
-    return RecallNet(config.model, name=config.name, trained_steps=config.trained_steps)
+    return RecallNet(config.model, name=config.name, trained_steps=config.trained_steps, damping=config.damping)
 
 
 def save(model: RecallNet, config: CheckpointConfig, folder: str | os.PathLike[str]) -> Path:

@@ -41,7 +41,9 @@ class RecallCell(nn.Module):
 class RecallNet(nn.Module, IteratedModel):
     """Encoder, cell and decoder: `(batch, in_channels, *space)` to logits `(batch, classes, *space)`, any space.
 
-    The context is the encoded input `u`, the state has the same shape, and the own start is zeros.
+    The context is the encoded input `u`, the state has the same shape, and the own start is zeros. With `damping` below
+    1 a step goes only that share of the way to the cell's new state: the fixed points stay the same, and a model that
+    would swing between two states can settle. Training uses whole steps.
 
     Example:
         >>> from homeostat.models import Own
@@ -53,12 +55,15 @@ class RecallNet(nn.Module, IteratedModel):
         16
     """
 
-    def __init__(self, config: RecallConfig, *, name: str = "recall", trained_steps: int | None = None) -> None:
+    def __init__(
+        self, config: RecallConfig, *, name: str = "recall", trained_steps: int | None = None, damping: float = 1.0
+    ) -> None:
         super().__init__()
         convolution = nn.Conv1d if config.spatial_dims == 1 else nn.Conv2d
         self.config = config
         self.name = name
         self.trained_steps = trained_steps
+        self.damping = damping
         self.encoder = convolution(config.in_channels, config.width, 3, padding=1)
         self.cell = RecallCell(convolution, config.width)
         self.decoder = convolution(config.width, config.classes, 1)
@@ -70,7 +75,8 @@ class RecallNet(nn.Module, IteratedModel):
         return start.like(torch.zeros_like(context))
 
     def step(self, state: Tensor, context: Tensor) -> Tensor:
-        return self.cell(state, context)
+        new = self.cell(state, context)
+        return new if self.damping == 1 else torch.lerp(state, new, self.damping)
 
     def decode(self, state: Tensor, context: Tensor) -> Tensor:
         return self.decoder(state)

@@ -79,7 +79,9 @@ class Judge:
             raise ContractError(
                 f"{name}(outputs, targets) must return a tensor of shape ({rows},), one entry an example, not {shape}"
             )
-        return values.bool() if name == "correct" else values
+        if name == "correct":
+            return values.bool()
+        return values if values.is_floating_point() else values.float()
 
     def drawing(self, inputs: Any, answer: Tensor, target: Any) -> np.ndarray | None:
         """One example as codes into the legend, or None where it cannot be drawn."""

@@ -3,8 +3,8 @@
 Decided over the last steps of a run, from one kept state and a few numbers a row. With d the residual of a step:
 
 * divergence: not finite, or out of bounds.
-* drift: the path of the window is straight (its ends are at least 0.9 of its length apart), and at the rate at which
-  its steps shrink it would still move by more than a tenth of its own size.
+* drift: the path of the window is longer than rounding makes it and straight (its ends are at least 0.9 of its length
+  apart), and at the rate at which its steps shrink it would still move by more than a tenth of its own size.
 * fixed point: d <= rtol at the last step.
 * cycle of period p: the state repeats after p steps within rtol, and that is at most a tenth of d.
 * unsettled: anything else.
@@ -31,6 +31,7 @@ class LimitTest:
         self._window = min(LONGEST_PERIOD, steps // 2)
         self._opens = steps - self._window
         self._kept: list[Tensor] = []
+        self._rounding = 0.0
 
         def empty(value: float) -> Tensor:
             return torch.full((rows,), value, dtype=torch.float64, device=device)
@@ -54,6 +55,7 @@ class LimitTest:
             return
         if step == self._opens:
             self._kept = [leaf.clone() for leaf in after]
+            self._rounding = self._window * max(torch.finfo(leaf.dtype).eps for leaf in after)
             return
         lag = step - self._opens
         relative = relative.double()
@@ -81,7 +83,7 @@ class LimitTest:
         """Class and period of every row. Rows that left before the window rest at a fixed point, or failed."""
         shrink = (self._last / self._first.clamp(min=1e-300)).clamp(max=1 - 1e-9) ** (1 / max(1, self._window - 1))
         to_go = self._last * shrink / (1 - shrink)
-        drifts = (self._apart >= _STRAIGHT * self._length) & (to_go > _STILL_TO_GO) & (self._length > 0)
+        drifts = (self._apart >= _STRAIGHT * self._length) & (to_go > _STILL_TO_GO) & (self._length > self._rounding)
         cycles = (self._repeat <= rtol) & (self._repeat <= _REPEAT * residual)
         found: list[tuple[LimitClass, int | None]] = []
         columns = (failed, drifts, residual <= rtol, cycles, self._period)

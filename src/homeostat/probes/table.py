@@ -87,7 +87,7 @@ def _shown(budgets: Sequence[int], horizon: int | None, columns: int) -> list[in
     """At most `columns` budgets: the largest, the horizon, and others that are spread evenly over the list."""
     if len(budgets) <= columns:
         return list(budgets)
-    chosen = {budgets[-1]} | ({horizon} if horizon in budgets else set())
+    chosen = {budgets[-1]} | {budget for budget in budgets if budget == horizon}
     others = columns - len(chosen)
     chosen |= {budgets[round(i * (len(budgets) - 1) / max(1, others))] for i in range(others)}
     return sorted(chosen)

@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from homeostat.errors import HomeostatError
+from homeostat.files import make_folder
 from homeostat.probes import Audit, save_audits
 from homeostat.studies.progress import make_progress
 from homeostat.studies.task_audit import audit_checkpoint
@@ -137,7 +138,7 @@ def run_demo(
     """
     if seeds < 1:
         raise ValueError(f"seeds must be 1 or more, not {seeds}")
-    out = Path(out)
+    out = make_folder(out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pairs = [(recipe, seed) for seed in range(seeds) for recipe in RECIPES]
     workers = min(len(pairs), cores) if accelerator == "cpu" else 1

@@ -137,7 +137,7 @@ def _train(
         return _finished(folder, record, fabric.device)
 
     torch.manual_seed(stream_seed(seed, _WEIGHTS))
-    model = build(config)
+    model = build(config.model_copy(update={"damping": 1.0}))
     step_module = _TrainingStep(model, task, recipe)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=recipe.optimiser.learning_rate, weight_decay=recipe.optimiser.weight_decay
@@ -202,6 +202,7 @@ def _config(recipe: Recipe, task: Task, record: dict[str, Any]) -> CheckpointCon
         task=recipe.task,
         trained_steps=recipe.horizon,
         predict_steps=recipe.predict_steps,
+        damping=recipe.predict_damping,
         training=record,
     )
 

@@ -120,6 +120,8 @@ class Recipe(_Data):
     """Share of the training steps that take the largest size that has joined; the others draw among all of them."""
     predict_steps: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     """Most steps of a prediction, in multiples of the longest side of its input."""
+    predict_damping: float = Field(default=1.0, gt=0, le=1)
+    """Share of a step that a prediction takes at a time; training takes whole steps."""
 
     @property
     def horizon(self) -> int:
