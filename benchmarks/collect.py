@@ -1,4 +1,4 @@
-"""Collect the accuracies of several audits into one CSV file: `python benchmarks/collect.py AUDIT.json … > FILE.csv`."""
+"""The accuracies of several audits as one CSV file: `python benchmarks/collect.py AUDIT.json … > FILE.csv`."""
 
 import csv
 import json

@@ -1,8 +1,5 @@
 """The command line: `homeostat demo | train | audit | predict | tasks`."""
 
-import io
-import json
-import math
 import os
 import sys
 from enum import StrEnum
@@ -19,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from homeostat.errors import HomeostatError, InputError
-from homeostat.files import make_folder, write_bytes, write_text
-from homeostat.inference import Answer, answer_puzzles
+from homeostat.files import make_folder, write_text
+from homeostat.inference import answer_puzzles
+from homeostat.inference.writing import as_json, as_text, write_pictures
 from homeostat.models import Checkpoint, load, shipped
 from homeostat.probes import audit, save_audits
 from homeostat.probes.table import audit_table
@@ -229,9 +227,11 @@ def predict(
     answers = answer_puzzles(loaded, task, puzzles, rtol=rtol, max_steps=max_steps)
     if format is Format.picture:
         assert output is not None
-        _write_pictures(task, answers, output)
+        for path, how in write_pictures(task, answers, output):
+            _out.print(f"{path}: {how}", soft_wrap=True, highlight=False, markup=False)
         return
-    text = "".join(_line(task, answer, format) for answer in answers)
+    write = as_json if format is Format.json else as_text
+    text = "".join(write(task, answer) for answer in answers)
     if output is None:
         sys.stdout.write(text)
     else:
@@ -255,35 +255,6 @@ def tasks() -> None:
         table.add_row("  recipes", ", ".join(recipes))
         table.add_row("  shipped checkpoints", ", ".join(there) or "none")
         _out.print(table)
-
-
-def _line(task: Task, answer: Answer, format: Format) -> str:
-    text = task.text(answer.puzzle.inputs, answer.answer).rstrip("\n")
-    if format is Format.json:
-        record = {
-            "where": answer.puzzle.where,
-            "answer": text.split("\n") if "\n" in text else text,
-            "steps": answer.steps,
-            "residual": answer.residual if math.isfinite(answer.residual) else None,
-            "status": answer.status.name,
-        }
-        return json.dumps(record, allow_nan=False) + "\n"
-    how = (
-        f"# {answer.puzzle.where}: {answer.steps} steps, relative residual {answer.residual:.1e}, {answer.status.name}"
-    )
-    return f"{text}\n{how}\n" if "\n" not in text else f"{text}\n{how}\n\n"
-
-
-def _write_pictures(task: Task, answers: list[Answer], output: Path) -> None:
-    for number, answer in enumerate(answers, start=1):
-        path = output if len(answers) == 1 else output.with_name(f"{output.stem}-{number}{output.suffix or '.png'}")
-        data = io.BytesIO()
-        task.picture(answer.puzzle.inputs, answer.answer).save(data, format="PNG")
-        write_bytes(path, data.getvalue())
-        _out.print(
-            f"{path}: {answer.steps} steps, relative residual {answer.residual:.1e}, {answer.status.name}",
-            soft_wrap=True,
-        )
 
 
 def _read(source: str) -> bytes:

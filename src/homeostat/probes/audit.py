@@ -14,20 +14,12 @@ from torch.utils import _pytree as pytree
 from homeostat.errors import ContractError, InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import Own
-from homeostat.probes import estimates
 from homeostat.probes.alignment import BatchAlignment, align, other_starts
 from homeostat.probes.clips import Candidate, choose, film
 from homeostat.probes.judge import Judge
-from homeostat.probes.results import (
-    LIMIT_CLASSES,
-    Alignment,
-    Audit,
-    Budget,
-    Difficulty,
-    Example,
-    Settings,
-)
-from homeostat.probes.sweep import BatchSweep, OnStep, sweep_batch
+from homeostat.probes.results import Audit, Settings
+from homeostat.probes.summary import Collected, examples_of, summarise
+from homeostat.probes.sweep import OnStep, sweep_batch
 from homeostat.probes.verdict import decide
 
 Examples = Iterable[tuple[Any, Any]]
@@ -128,13 +120,15 @@ def audit(
         model.eval()
     try:
         for key, batches in groups.items():
-            collected = _Collected(key)
+            collected = Collected(key)
             for inputs, targets in _pairs(key, batches):
                 dtype = _one_batch(iterated, inputs, targets, options, collected) or dtype
             if not collected.examples:
                 raise InputError(f"difficulty {key!r} has no examples; give at least one batch with one row")
             span = None if spans is None else spans.get(key)
-            difficulties.append(_summarise(collected, options, None if span is None else iterated.light_cone(span)))
+            difficulties.append(
+                summarise(collected, budgets, settle_rtol, seed, None if span is None else iterated.light_cone(span))
+            )
             at_horizon.append(collected.at(budgets, horizon))
             candidates += collected.candidates
         if not difficulties:
@@ -215,26 +209,7 @@ class _Options:
     on_event: Callable[[AuditEvent], None] | None
 
 
-class _Collected:
-    """What the batches of one difficulty gave, row after row."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.examples: list[Example] = []
-        self.sweeps: list[BatchSweep] = []
-        self.alignments: dict[str, list[BatchAlignment]] = {}
-        self.candidates: list[Candidate] = []
-        self.notes: dict[str, None] = {}
-        self.symbols = 1
-
-    def at(self, budgets: Sequence[int], horizon: int | None) -> np.ndarray | None:
-        if horizon is None or horizon not in budgets or any(s.correct is None for s in self.sweeps):
-            return None
-        place = list(budgets).index(horizon)
-        return np.concatenate([s.correct[:, place] for s in self.sweeps if s.correct is not None])
-
-
-def _one_batch(model: IteratedModel, inputs: Any, targets: Any, options: _Options, into: _Collected) -> str | None:
+def _one_batch(model: IteratedModel, inputs: Any, targets: Any, options: _Options, into: Collected) -> str | None:
     """Audit one batch; returns the dtype of its state."""
 
     def move(tree: Any) -> Any:
@@ -285,7 +260,7 @@ def _one_batch(model: IteratedModel, inputs: Any, targets: Any, options: _Option
     if options.on_event is not None:
         options.on_event(AuditEvent(into.name, first, rows, 1.0))
     into.sweeps.append(swept)
-    found = _examples(swept, aligned, first)
+    found = examples_of(swept, aligned, first)
     into.examples += found
     if isinstance(targets, Tensor):
         into.symbols = max(1, targets[0].numel())
@@ -296,96 +271,3 @@ def _one_batch(model: IteratedModel, inputs: Any, targets: Any, options: _Option
                 into.candidates.append(Candidate.of(into.name, found[row], inputs, targets, row))
     state = next(x for x in pytree.tree_leaves(swept.state) if isinstance(x, Tensor) and x.is_floating_point())
     return str(state.dtype).removeprefix("torch.")
-
-
-def _examples(swept: BatchSweep, aligned: Sequence[BatchAlignment], first: int) -> list[Example]:
-    found = []
-    for row in range(len(swept.failed_at)):
-        correct = None if swept.correct is None else bool(swept.correct[row, -1])
-        solved = int(swept.first_solved[row]) or None
-        limit, period = swept.limit[row]
-        found.append(
-            Example(
-                index=first + row,
-                correct=correct,
-                first_solved=solved,
-                last_change=None if swept.last_change is None else int(swept.last_change[row]),
-                lost=None if correct is None else solved is not None and not correct,
-                settled_at=int(swept.settled_at[row]) or None,
-                residual=float(swept.residual[row, -1]),
-                limit=limit,
-                period=period,
-                failed_at=int(swept.failed_at[row]) or None,
-                alignment={a.start: float(a.cosine[row]) for a in aligned},
-            )
-        )
-    return found
-
-
-def _summarise(collected: _Collected, options: _Options, light_cone: int | None) -> Difficulty:
-    sweeps = collected.sweeps
-    failed_at = np.concatenate([s.failed_at for s in sweeps])
-    residual = np.concatenate([s.residual for s in sweeps])
-
-    def joined(name: str) -> np.ndarray | None:
-        parts = [getattr(s, name) for s in sweeps]
-        return None if any(part is None for part in parts) else np.concatenate(parts)
-
-    correct, symbols, loss = joined("correct"), joined("symbols"), joined("loss")
-    budgets = []
-    for place, steps in enumerate(options.budgets):
-        failed = (failed_at > 0) & (failed_at <= steps)
-        finite = None if loss is None else loss[~failed, place]
-        budgets.append(
-            Budget(
-                steps=steps,
-                exact=None if correct is None else estimates.share(correct[:, place]),
-                symbol=None if symbols is None else estimates.clustered_share(symbols[:, place], collected.symbols),
-                loss=None if finite is None or len(finite) == 0 else float(finite.mean()),
-                residual_median=float(np.median(residual[:, place])),
-                residual_high=float(np.quantile(residual[:, place], 0.9, method="higher")),
-                settled=estimates.share((residual[:, place] <= options.rtol) & ~failed),
-                failed=int(failed.sum()),
-            )
-        )
-    table = None
-    if correct is not None:
-        settled = (residual[:, -1] <= options.rtol) & (failed_at == 0)
-        right = correct[:, -1]
-        cells = [[int((a & b).sum()) for b in (right, ~right)] for a in (settled, ~settled)]
-        table = ((cells[0][0], cells[0][1]), (cells[1][0], cells[1][1]))
-    limits = {kind: sum(example.limit == kind for example in collected.examples) for kind in LIMIT_CLASSES}
-    return Difficulty(
-        name=collected.name,
-        light_cone=light_cone,
-        budgets=tuple(budgets),
-        alignments=tuple(_alignment(start, parts, options) for start, parts in collected.alignments.items()),
-        limits=limits,
-        settled_correct=table,
-        examples=tuple(collected.examples),
-        row_evaluations=sum(s.evaluations for s in sweeps),
-        notes=tuple(collected.notes),
-    )
-
-
-def _alignment(start: str, parts: Sequence[BatchAlignment], options: _Options) -> Alignment:
-    def joined(name: str) -> np.ndarray | None:
-        arrays = [getattr(part, name) for part in parts]
-        return None if any(array is None for array in arrays) else np.concatenate(arrays)
-
-    cosine, null, distance, failed = (joined(name) for name in ("cosine", "null", "distance", "failed"))
-    assert cosine is not None
-    assert null is not None
-    assert distance is not None
-    assert failed is not None
-    agreement, correct = joined("agreement"), joined("correct")
-    return Alignment(
-        start=start,  # type: ignore[arg-type]
-        steps=options.budgets[-1],
-        cosine=estimates.mean(cosine, seed=options.seed),
-        null=estimates.mean(null[~np.isnan(null)], seed=options.seed),
-        distance=float(np.median(distance)),
-        agreement=None if agreement is None else estimates.share(agreement),
-        exact=None if correct is None else estimates.share(correct),
-        failed=int(failed.sum()),
-    )
