@@ -126,9 +126,8 @@ def audit(
             if not collected.examples:
                 raise InputError(f"difficulty {key!r} has no examples; give at least one batch with one row")
             span = None if spans is None else spans.get(key)
-            difficulties.append(
-                summarise(collected, budgets, settle_rtol, seed, None if span is None else iterated.light_cone(span))
-            )
+            light_cone = None if span is None else iterated.light_cone(span)
+            difficulties.append(summarise(collected, budgets, settle_rtol, seed, light_cone))
             at_horizon.append(collected.at(budgets, horizon))
             candidates += collected.candidates
         if not difficulties:
