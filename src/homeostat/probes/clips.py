@@ -102,11 +102,11 @@ def film(model: IteratedModel, judge: Judge, candidate: Candidate, longest: int)
     if not filming.frames:
         return None
     if example.correct:
-        title = f"{candidate.difficulty}: solved at step {example.first_solved}"
+        title = f"solved at step {example.first_solved}"
     elif example.first_solved is None:
-        title = f"{candidate.difficulty}: never solved in {longest} steps"
+        title = f"never solved in {longest} steps"
     else:
-        title = f"{candidate.difficulty}: solved at step {example.first_solved}, then lost"
+        title = f"solved at step {example.first_solved}, then lost"
     return Clip(
         title=title,
         steps=tuple(filming.steps),

@@ -14,7 +14,9 @@ def _wilson(share: float, count: float) -> tuple[float, float]:
     """Wilson's interval (Wilson 1927) for a share; `count` need not be whole."""
     centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
     half = _Z / (1 + _Z**2 / count) * np.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    # At 0 and 1 the ends are exact; rounding must not say otherwise.
+    low = 0.0 if share == 0 else max(0.0, float(centre - half))
+    return low, 1.0 if share == 1 else min(1.0, float(centre + half))
 
 
 def share(hits: ArrayLike) -> Estimate:

@@ -99,7 +99,7 @@ class Clip:
     """One example being solved or failing, for the gallery. Frames are 2-D arrays of codes into `labels`/`colours`."""
 
     title: str
-    """In words: which example, and what becomes of it."""
+    """In words: what becomes of the example."""
     steps: tuple[int, ...]
     frames: tuple[tuple[tuple[int, ...], ...], ...]
     """`frames[i][row][column]` after `steps[i]` steps."""
