@@ -1,6 +1,7 @@
 """Audit a checkpoint on its own task: test instances by size, budgets up to what the largest size needs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -73,8 +74,11 @@ def audit_checkpoint(
     def batches(size: int) -> Iterator[tuple]:
         batch = task.sample(size, counts[size], split="test", seed=seed)
         rows = max(2, _BATCH_POSITIONS // positions[size])
-        for first in range(0, counts[size], rows):
-            yield batch.inputs[first : first + rows], batch.targets[first : first + rows]
+        # Even parts, so that no example is left alone in the last one: swapped starts need another example.
+        parts = -(-counts[size] // rows)
+        ends = np.linspace(0, counts[size], parts + 1).round().astype(int).tolist()
+        for first, end in pairwise(ends):
+            yield batch.inputs[first:end], batch.targets[first:end]
 
     return audit(
         checkpoint.model,
