@@ -208,7 +208,7 @@ def predict(
         Format | None, typer.Option(help="How to write the answers; a picture when --output ends in .png, else text.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write to; needed for pictures.")] = None,
-    rtol: Annotated[float, typer.Option(min=0, max=1, help="Relative residual at which an example stops.")] = 1e-4,
+    rtol: Annotated[float, typer.Option(min=0, max=1, help="Relative residual at which an example stops.")] = 1e-3,
     max_steps: Annotated[
         int | None, typer.Option(min=1, max=10_000_000, help="Most steps; by default what the size needs.")
     ] = None,

@@ -16,6 +16,9 @@ class Status(IntEnum):
         (<Status.CONVERGED: 0>, 'DIVERGED')
     """
 
+    def __str__(self) -> str:
+        return self.name
+
     CONVERGED = 0
     """The residual is within tolerance."""
     CYCLING = 1

@@ -16,7 +16,9 @@ from homeostat.models.starts import Own
 from homeostat.tasks import Puzzle, stack
 from homeostat.tasks.base import Task
 
-_RTOL = 1e-4
+_RTOL = 1e-3
+"""The residual at which an audit calls an example settled."""
+
 _BATCH = 256
 
 
@@ -52,6 +54,8 @@ class Answer:
     steps: int
     residual: float
     status: Status
+    right: bool
+    """Whether the answer is right, checked without the model. CONVERGED alone does not say so."""
 
 
 def most_steps(config: CheckpointConfig, side: int) -> int:
@@ -143,6 +147,7 @@ def answer_puzzles(
             answers = task.answers(prediction.outputs).cpu()
             for row, place in enumerate(chunk):
                 found[place] = Answer(
+                    right=task.solves(puzzles[place].inputs, answers[row]),
                     puzzle=puzzles[place],
                     answer=answers[row],
                     steps=int(prediction.steps[row]),

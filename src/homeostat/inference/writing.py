@@ -12,18 +12,21 @@ from homeostat.tasks import Task
 
 
 def _how(answer: Answer) -> str:
-    return f"{answer.steps} steps, relative residual {answer.residual:.1e}, {answer.status.name}"
+    judged = "right" if answer.right else "WRONG"
+    return f"{judged}, {answer.steps} steps, relative residual {answer.residual:.1e}, {answer.status.name}"
 
 
 def as_text(task: Task, answer: Answer) -> str:
-    """The answer in the task's text form, and a comment line: where the puzzle came from, steps, residual, status."""
+    """The answer in the task's text form, and a comment line: where the puzzle came from, whether the answer is right
+    (checked without the model), steps, residual, status.
+    """
     text = task.text(answer.puzzle.inputs, answer.answer).rstrip("\n")
     gap = "\n" if "\n" in text else ""
     return f"{text}\n# {answer.puzzle.where}: {_how(answer)}\n{gap}"
 
 
 def as_json(task: Task, answer: Answer) -> str:
-    """A line of strict JSON: where, answer (several lines as a list), steps, residual (null if not finite), status."""
+    """A line of strict JSON: where, answer (several lines as a list), steps, residual (or null), status, right."""
     text = task.text(answer.puzzle.inputs, answer.answer).rstrip("\n")
     record = {
         "where": answer.puzzle.where,
@@ -31,6 +34,7 @@ def as_json(task: Task, answer: Answer) -> str:
         "steps": answer.steps,
         "residual": answer.residual if math.isfinite(answer.residual) else None,
         "status": answer.status.name,
+        "right": answer.right,
     }
     return json.dumps(record, allow_nan=False) + "\n"
 

@@ -43,6 +43,7 @@ class _Fitted:
             if console.measure(table, options=options.update(width=_UNBOUNDED)).maximum <= options.max_width:
                 break
             table = _table(audit, columns)
+        shown = sum(column.header.rstrip("*").isdigit() for column in table.columns if isinstance(column.header, str))
         judged = audit.difficulties[0].budgets[0].exact is not None
         what = "exact accuracy [95 % interval]" if judged else "median residual"
         horizon = "unknown" if audit.trained_steps is None else f"{audit.trained_steps} steps"
@@ -50,7 +51,7 @@ class _Fitted:
         yield table
         decision = (audit.verdict.decision.upper(), _STYLES[audit.verdict.decision])
         yield Text.assemble(decision, ": ", audit.verdict.text, ".")
-        for note in _notes(audit):
+        for note in _notes(audit, shown):
             yield Text(note, style="dim")
 
 
@@ -104,12 +105,15 @@ def _aligned(difficulty: Difficulty) -> str:
     return "–"
 
 
-def _notes(audit: Audit) -> list[str]:
+def _notes(audit: Audit, shown: int) -> list[str]:
     settings = audit.settings
     lines = [
         "Accuracies and shares in %. * is the trained horizon. settled: relative residual RMS(f(z) - z) / RMS(f(z)) "
         f"at most {settings.settle_rtol:g} at {settings.budgets[-1]} steps. aligned: cosine with the run that starts "
         "from another example's limit (of different examples, as a baseline)."
     ]
+    total = len(audit.difficulties[0].budgets)
+    if shown < total:
+        lines.append(f"{shown} of {total} budgets fit here; all of them are in the report and in audit.json.")
     lines += list(dict.fromkeys(note for d in audit.difficulties for note in d.notes))
     return [textwrap.shorten(line, 400) for line in lines]

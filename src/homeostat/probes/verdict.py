@@ -28,7 +28,7 @@ def decide(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray |
         horizon: the budget that longer thinking is compared with.
     """
     longest = difficulties[-1].budgets[-1].steps
-    findings = [*_failures(difficulties), *_settling(difficulties), *_alignment(difficulties)]
+    findings = [*_failures(difficulties), *_settling(difficulties), *_stopping(difficulties), *_alignment(difficulties)]
     if any(d.budgets[-1].exact is None for d in difficulties):
         text = "nothing says what is right, so that only the dynamics are reported"
         return _verdict("not judged", text, findings)
@@ -62,6 +62,9 @@ def decide(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray |
             f"exact accuracy on {best.name} rises from {_percent(_exact(best, horizon))} at {horizon} steps, its "
             f"trained horizon, to {_percent(_exact(best, longest))} at {longest}, and no difficulty loses any"
         )
+        weak = [d for d in difficulties if _exact(d, longest).low < RELIABLE]
+        if weak:
+            text += "; it is not reliable on " + ", ".join(f"{d.name} ({_percent(_exact(d, longest))})" for d in weak)
         return _verdict("may think longer", text, findings)
     if all(_exact(d, horizon).low >= RELIABLE for d in difficulties):
         text = f"it is reliable on every difficulty at {horizon} steps already, and stays so {span}"
@@ -76,7 +79,7 @@ def decide(difficulties: Sequence[Difficulty], at_horizon: Sequence[np.ndarray |
     unsolved = [d for d in difficulties if _exact(d, horizon).low < RELIABLE]
     if all(_exact(d, longest).high < RELIABLE for d in unsolved):
         names = ", ".join(d.name for d in unsolved)
-        text = f"{span} exact accuracy on {names} does not change beyond chance, and stays below reliable"
+        text = f"{span} exact accuracy on {names} does not change beyond chance: no budget makes it reliable there"
         return _verdict("may not think longer", text, findings)
     text = f"{span} no change of exact accuracy stands out from chance; more examples would tell"
     return _verdict("not decided", text, findings)
@@ -151,7 +154,38 @@ def _settling(difficulties: Sequence[Difficulty]) -> list[Finding]:
     fixed = counts.get("fixed point", 0)
     others = ", ".join(f"{count} {name}" for name, count in counts.items() if count and name != "fixed point")
     text = f"{fixed} of {total} examples end in a fixed point" + (f" ({others})" if others else "")
-    return [Finding("settling", text, None)]
+    found = [Finding("settling", text, None)]
+    tables = [d.settled_correct for d in difficulties if d.settled_correct is not None]
+    if tables:
+        settled, wrong = sum(sum(table[0]) for table in tables), sum(table[0][1] for table in tables)
+        text = (
+            f"{wrong} of {settled} settled examples are wrong: a small residual does not tell that an answer is right"
+        )
+        found.append(
+            Finding("settled and wrong", text if wrong else f"all {settled} settled examples are right", not wrong)
+        )
+    return found
+
+
+def _stopping(difficulties: Sequence[Difficulty]) -> list[Finding]:
+    """From which step on nothing changes any more, where that is known."""
+    found = []
+    changes = [e.last_change for d in difficulties for e in d.examples if e.last_change is not None]
+    settled = [e.settled_at for d in difficulties for e in d.examples if e.settled_at is not None]
+    if changes:
+        text = (
+            f"the last change of any answer is at step {max(changes)}; "
+            f"half of the answers stay after step {_median(changes)}"
+        )
+        found.append(Finding("stopping", text, None))
+    if settled:
+        text = f"of the examples that settle, half have settled by step {_median(settled)}, the last at {max(settled)}"
+        found.append(Finding("stopping", text, None))
+    return found
+
+
+def _median(steps: Sequence[int]) -> int:
+    return int(np.median(np.asarray(steps)))
 
 
 def _alignment(difficulties: Sequence[Difficulty]) -> list[Finding]:
@@ -167,5 +201,9 @@ def _alignment(difficulties: Sequence[Difficulty]) -> list[Finding]:
         )
         if worst.agreement is not None:
             text += f", and {_percent(worst.agreement)} of the answers agree"
-        found.append(Finding("alignment", text, True if worst.cosine.value >= ALIGNED else None))
+        if worst.failed:
+            text += f"; {worst.failed} of {worst.cosine.count} runs failed"
+        # Where different examples end in the same place too, the cosine says nothing.
+        tells = worst.cosine.value >= ALIGNED and worst.null.value < ALIGNED
+        found.append(Finding("alignment", text, True if tells else None))
     return found

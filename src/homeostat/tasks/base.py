@@ -104,6 +104,10 @@ class Task(ABC):
     def cells(self, inputs: Tensor, answer: Tensor, target: Tensor) -> np.ndarray:
         """One answer compared with its target, as a 2-D uint8 array of codes into `legend`."""
 
+    @abstractmethod
+    def solves(self, inputs: Tensor, answer: Tensor) -> bool:
+        """Whether an answer `(*space)` is right for one puzzle `(channels, *space)`, found without a model."""
+
     def answers(self, outputs: Tensor) -> Tensor:
         """`(batch, classes, *space)` logits to `(batch, *space)` int64 answers."""
         return outputs.argmax(1)

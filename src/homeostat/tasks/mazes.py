@@ -187,6 +187,19 @@ class Mazes(Task):
         codes[channels[2]] = 6
         return codes
 
+    def solves(self, inputs: Tensor, answer: Tensor) -> bool:
+        """Whether the marked corridors are a shortest path from start to goal; any of them, whatever `paths` says.
+
+        Example:
+            >>> task = Mazes()
+            >>> maze = task.parse(b"#####\\n#S G#\\n#####\\n", name="stdin")[0].inputs
+            >>> task.solves(maze, torch.ones(3, 5)), task.solves(maze, torch.zeros(3, 5))
+            (True, False)
+        """
+        free, start, goal = (inputs.cpu().numpy() > 0)[:, None]
+        reference, _ = trace(distances(free, np.array([start.argmax()])), np.array([goal.argmax()]))
+        return bool(is_shortest_path((answer.cpu().numpy() == 1)[None] & free, reference)[0])
+
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """`(batch,)` bool: the marked corridors are the path; with `paths="any"`, any shortest path."""
         if self.paths == "unique":

@@ -88,6 +88,17 @@ class PrefixSums(Task):
         """`(batch,)` bool: which of the given instances belong to the test split; `inputs` `(batch, 1, length)`."""
         return in_split(instance_hash((inputs[:, 0] > 0).cpu().numpy()), "test")
 
+    def solves(self, inputs: Tensor, answer: Tensor) -> bool:
+        """Whether every bit of the answer is the running parity.
+
+        Example:
+            >>> task = PrefixSums()
+            >>> bits = task.parse(b"0110", name="stdin")[0].inputs
+            >>> task.solves(bits, torch.tensor([0, 1, 0, 0])), task.solves(bits, torch.tensor([0, 1, 1, 0]))
+            (True, False)
+        """
+        return bool(torch.equal((inputs[0] > 0).long().cumsum(0) % 2, answer.to(inputs.device)))
+
     def span(self, size: int) -> int:
         """The last answer needs the first bit: `size - 1` positions."""
         return size - 1

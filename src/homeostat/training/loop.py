@@ -183,7 +183,7 @@ def _one_step(fabric: Fabric, module: Any, optimiser: Any, recipe: Recipe, task:
     if not (np.isfinite(float(mean)) and bool(torch.isfinite(norm))):
         raise HomeostatError(
             f"training step {step + 1} of {recipe.steps} has loss {float(mean):g} and a gradient of norm "
-            f"{float(norm):g}; lower the learning rate or the depth. The last checkpoint is from before this step"
+            f"{float(norm):g}; lower the learning rate or the depth, or give a solve that does not converge more steps"
         )
     optimiser.step()
     return float(mean)

@@ -1,0 +1,35 @@
+"""What the documents show runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from homeostat.training import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_first_snippet_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert snippet is not None
+    exec(compile(snippet[1], "README.md", "exec"), {})
+    assert "MAY THINK LONGER" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "runs" / "heron").iterdir()} == {
+        "report.html",
+        "audit.json",
+        "examples.parquet",
+    }
+
+
+def test_the_example_recipe_has_every_field() -> None:
+    recipe = Recipe.model_validate_json((ROOT / "examples" / "recipe.json").read_text(encoding="utf-8"))
+    assert recipe.model_fields_set == set(Recipe.model_fields)
+
+
+@pytest.mark.parametrize("document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
+def test_links_between_documents_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert ((ROOT / document).parent / target).exists(), f"{document} links to {target}"
