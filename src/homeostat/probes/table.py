@@ -64,7 +64,9 @@ def _table(audit: Audit, columns: int) -> Table:
         title = f"{steps}*" if steps == audit.trained_steps else str(steps)
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("settled", justify="right", no_wrap=True)
-    table.add_column("aligned", justify="right", no_wrap=True)
+    aligned = _has_alignment(audit)
+    if aligned:
+        table.add_column("aligned", justify="right", no_wrap=True)
     for difficulty in audit.difficulties:
         cells = []
         for steps in shown:
@@ -72,7 +74,9 @@ def _table(audit: Audit, columns: int) -> Table:
             cells.append(_percent(budget.exact) if budget.exact is not None else f"{budget.residual_median:.0e}")
         last = difficulty.budgets[-1]
         name = Text(difficulty.name)  # brackets in a name are no markup
-        table.add_row(name, str(difficulty.count), *cells, _percent(last.settled), _aligned(difficulty))
+        table.add_row(
+            name, str(difficulty.count), *cells, _percent(last.settled), *([_aligned(difficulty)] if aligned else [])
+        )
     return table
 
 
@@ -98,6 +102,10 @@ def _percent(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.0f} [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
 
 
+def _has_alignment(audit: Audit) -> bool:
+    return any(difficulty.alignments for difficulty in audit.difficulties)
+
+
 def _aligned(difficulty: Difficulty) -> str:
     for alignment in difficulty.alignments:
         if alignment.start == "swapped":
@@ -109,9 +117,13 @@ def _notes(audit: Audit, shown: int) -> list[str]:
     settings = audit.settings
     lines = [
         "Accuracies and shares in %. * is the trained horizon. settled: relative residual RMS(f(z) - z) / RMS(f(z)) "
-        f"at most {settings.settle_rtol:g} at {settings.budgets[-1]} steps. aligned: cosine with the run that starts "
-        "from another example's limit (of different examples, as a baseline)."
+        f"at most {settings.settle_rtol:g} at {settings.budgets[-1]} steps."
     ]
+    if _has_alignment(audit):
+        lines[0] += (
+            " aligned: cosine with the run that starts from another example's limit (of different examples, as a "
+            "baseline)."
+        )
     total = len(audit.difficulties[0].budgets)
     if shown < total:
         lines.append(f"{shown} of {total} budgets fit here; all of them are in the report and in audit.json.")
