@@ -225,9 +225,9 @@ def test_training_never_sees_a_test_instance(tmp_path: Path, monkeypatch: pytest
     )
     train(recipe, tmp_path)
     assert sum(len(inputs) for inputs in seen) == 6 * 32
-    assert not any(task.in_test_split(inputs).any() for inputs in seen)  # type: ignore[attr-defined]
+    assert not any(task.in_test_split(inputs).any() for inputs in seen)
     test = task.sample(3, 32, split="test", seed=0).inputs
-    assert task.in_test_split(test).all()  # type: ignore[attr-defined]
+    assert task.in_test_split(test).all()
 
 
 @pytest.mark.filterwarnings("ignore::homeostat.errors.ConvergenceWarning")  # its first solves stop early

@@ -81,6 +81,10 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def in_test_split(self, inputs: Tensor) -> np.ndarray:
+        """`(batch,)` bool: which instances `(batch, channels, *space)`, a user's own too, belong to the test split."""
+
+    @abstractmethod
     def span(self, size: int) -> int:
         """Distance, in positions of the input, that information must cross before every answer can be right."""
 
