@@ -1,6 +1,24 @@
 """Homeostat: models that think by iterating. Does thinking longer help, on which inputs, and when should it stop?"""
 
-from homeostat.engine import Carry, Implicit, Picard, Shared, Solution, Status, Stop, Unrolled, solve
+from homeostat.engine import (
+    GMRES,
+    Anderson,
+    Broyden,
+    Carry,
+    Implicit,
+    Neumann,
+    NormalCG,
+    OneStep,
+    Phantom,
+    Picard,
+    Shared,
+    Shine,
+    Solution,
+    Status,
+    Stop,
+    Unrolled,
+    solve,
+)
 from homeostat.inference import predict
 from homeostat.models import IteratedModel, from_functions, load
 from homeostat.probes import Audit, audit
@@ -9,12 +27,20 @@ from homeostat.training import train
 __version__ = "0.1.0"
 
 __all__ = [
+    "GMRES",
+    "Anderson",
     "Audit",
+    "Broyden",
     "Carry",
     "Implicit",
     "IteratedModel",
+    "Neumann",
+    "NormalCG",
+    "OneStep",
+    "Phantom",
     "Picard",
     "Shared",
+    "Shine",
     "Solution",
     "Status",
     "Stop",

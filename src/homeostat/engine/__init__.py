@@ -1,17 +1,27 @@
 """The fixed-point engine: `solve` and what it takes and returns."""
 
+from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
+from homeostat.engine.methods import GMRES, Anderson, Broyden, NormalCG, Picard
 from homeostat.engine.nest import Carry, Shared
-from homeostat.engine.options import Gradient, Implicit, Picard, Stop, Unrolled
 from homeostat.engine.solution import Adjoint, Solution, Status
 from homeostat.engine.solve import solve
+from homeostat.engine.stop import Stop
 
 __all__ = [
+    "GMRES",
     "Adjoint",
+    "Anderson",
+    "Broyden",
     "Carry",
     "Gradient",
     "Implicit",
+    "Neumann",
+    "NormalCG",
+    "OneStep",
+    "Phantom",
     "Picard",
     "Shared",
+    "Shine",
     "Solution",
     "Status",
     "Stop",

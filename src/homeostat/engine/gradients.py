@@ -1,215 +1,159 @@
-"""Gradients of a fixed point: the implicit function theorem, solved on the same engine as the forward problem."""
+"""Which gradient a solve gives: values; the gradients themselves are in `backward`."""
 
-import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor
 
-from homeostat.engine.iterate import Problem, iterate
-from homeostat.engine.nest import flatten
-from homeostat.engine.options import Implicit, Stop
-from homeostat.engine.solution import Adjoint, Solution, Status
-from homeostat.engine.stopping import StopTest
-from homeostat.errors import ConvergenceError, ConvergenceWarning
+from homeostat.engine.methods import AdjointMethod, Anderson
+from homeostat.engine.stop import Stop, check_count, check_range
+
+OnFailure = Literal["warn", "raise", "mask", "fallback"]
 
 
-def report_failure(what: str, status: Tensor, gradient: Implicit, *, stacklevel: int = 2) -> None:
-    """Warn or raise, with counts, when rows did not converge.
+@dataclass(frozen=True)
+class Implicit:
+    """The gradient of the fixed point itself, by the implicit function theorem; memory does not grow with steps.
 
-    Raises:
-        ConvergenceError: with `on_failure="raise"`.
-    """
-    counts = {kind.name: int((status == kind).sum()) for kind in Status if kind is not Status.CONVERGED}
-    failed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    if not failed:
-        return
-    message = f"the {what} solve left {sum(counts.values())} of {len(status)} rows unconverged ({failed})"
-    if gradient.on_failure == "raise":
-        raise ConvergenceError(f"{message}; their gradient would not be that of a fixed point")
-    consequence = "they get no gradient" if gradient.on_failure == "mask" else "their gradient is approximate"
-    warnings.warn(f"{message}; {consequence}, and diverged rows get none", ConvergenceWarning, stacklevel=stacklevel)
-
-
-class _Tape:
-    """Products `J^T u` of one recorded evaluation of `f`, with `J` the Jacobian at the fixed point."""
-
-    def __init__(self, problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> None:
-        """Record `f` at `problem.state`, under `autocast` if given; measured leaves only are differentiated."""
-        self.measured = problem.layout.measured()
-        with torch.enable_grad(), autocast or nullcontext():
-            state = list(problem.state)
-            for i in self.measured:
-                state[i] = state[i].detach().requires_grad_()
-            after = problem.apply(state, problem.context)
-        self.inputs = [state[i] for i in self.measured]
-        self.outputs = [after[i] for i in self.measured]
-
-    def reaches_others(self) -> bool:
-        """Whether gradients flow to anything but the state itself: parameters, or what the context was made from."""
-        waiting: list[Any] = [x.grad_fn for x in self.outputs if x.grad_fn is not None]
-        seen = set(waiting)
-        while waiting:
-            node = waiting.pop()
-            leaf = getattr(node, "variable", None)  # only nodes that accumulate into a leaf have one
-            if leaf is not None and not any(leaf is x for x in self.inputs):
-                return True
-            following = {function for function, _ in node.next_functions if function is not None} - seen
-            seen |= following
-            waiting.extend(following)
-        return False
-
-    def pull(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
-        """`J^T u` for one cotangent per measured leaf."""
-        pairs = [(x, u) for x, u in zip(self.outputs, cotangents, strict=True) if x.requires_grad]
-        if not pairs:
-            return [torch.zeros_like(x) for x in self.inputs]
-        outputs, chosen = zip(*pairs, strict=True)
-        # Adding up what flows back is all that happens to these tensors, so a missing path is a plain zero.
-        found = torch.autograd.grad(outputs, self.inputs, chosen, retain_graph=True, allow_unused=True)
-        return [torch.zeros_like(x) if g is None else g for x, g in zip(self.inputs, found, strict=True)]
-
-
-def _present_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """The autocast of this moment: `backward` runs outside of it, and on some devices in another thread."""
-    kind = device.type
-    if not torch.amp.is_autocast_available(kind):
-        return nullcontext()
-    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-
-
-def solve_adjoint(
-    problem: Problem,
-    tape: _Tape,
-    cotangents: Sequence[Tensor],
-    stop: Stop,
-    autocast: AbstractContextManager[Any],
-) -> tuple[list[Tensor], Adjoint]:
-    """Solve `u = J^T u + g` by plain iteration, per example, with rows leaving as they finish.
+    With `z* = f(z*)`, `backward` solves `u = J^T u + g` for the incoming gradient `g`, per example, and passes `u` to
+    one more evaluation of `f`. It is as exact as both solves are converged; it is 0 for the start.
 
     Args:
-        problem: the forward map with its state at the fixed point.
-        tape: `f` recorded there, for all rows.
-        cotangents: `g`, one per measured leaf.
-        stop: when an example's adjoint stops.
-        autocast: what `f` is recorded under, when it is recorded again.
+        method: how that system is solved: `Picard`, `Anderson`, `GMRES` or `NormalCG`.
+        stop: when the solve stops. None: a relative residual of 1e-5 (float16 and bfloat16: what their precision
+            allows), 500 steps.
+        on_failure: for rows whose forward or adjoint solve did not converge. `"warn"` uses them and warns with counts;
+            `"raise"` raises ConvergenceError; `"mask"` gives them no gradient; `"fallback"` gives them the one-step
+            gradient. Rows that diverged never get one.
 
-    Returns:
-        `u`, one per measured leaf, and how the solve went.
-    """
-    recorded = tape
-    extra = 0
-    keyed = problem.state[tape.measured[0]]
-
-    def adjoint_step(cotangent: tuple[Tensor, ...], at: tuple[list[Tensor], list[Any], list[Tensor]]) -> tuple:
-        nonlocal recorded, extra, keyed
-        state, context, source = at
-        key = state[tape.measured[0]]
-        if key is not keyed:  # rows have left: record f again on those that are still here
-            recorded = _Tape(replace(problem, state=state, context=context, rows=len(key)), autocast)
-            keyed = key
-            extra += len(key)
-        return tuple(p + g for p, g in zip(recorded.pull(cotangent), source, strict=True))
-
-    start, layout = flatten(tuple(cotangents), "state")
-    # The context of the adjoint problem: fixed point, forward context and g, row by row. Shared leaves stay shared.
-    parts = [*problem.state, *problem.context, *cotangents]
-    kinds = (*("measured" for _ in problem.state), *problem.context_layout.kinds, *("measured" for _ in cotangents))
-    split, end = len(problem.state), len(problem.state) + len(problem.context)
-
-    def step(cotangent: tuple[Tensor, ...], flat: list[Any]) -> tuple:
-        return adjoint_step(cotangent, (flat[:split], flat[split:end], flat[end:]))
-
-    _, like = flatten([torch.empty(0, 0) for _ in parts], "context")
-    map_ = Problem(step, start, layout, parts, replace(like, kinds=kinds), problem.rows)
-    test = StopTest(stop, start, layout.measured())
-    found, evaluations = iterate(map_, max_steps=test.max_steps, monitor=test)
-    return found, Adjoint(test.steps, test.residual, test.status, evaluations + extra)
-
-
-class _FixedPoint(torch.autograd.Function):
-    """The fixed point's value forward; the adjoint solve backward, handed on to one recorded evaluation of `f`."""
-
-    @staticmethod
-    def forward(ctx: Any, adjoint: "_AdjointSolve", *leaves: Tensor) -> tuple[Tensor, ...]:
-        ctx.adjoint = adjoint
-        half = len(leaves) // 2
-        return tuple(x.clone() for x in leaves[:half])
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.no_grad():
-            found = ctx.adjoint(cotangents)
-        if torch.is_grad_enabled():  # create_graph=True
-            found = _NoSecondDerivative.apply(len(found), *found, *ctx.adjoint.tape.outputs)
-        return (None, *(None for _ in cotangents), *found)
-
-
-class _NoSecondDerivative(torch.autograd.Function):
-    """The adjoint as it is; a second derivative through it raises, because the adjoint solve itself is not recorded.
-
-    `once_differentiable` would not do: it raises only where a graph leads through it, and a second derivative with
-    respect to parameters would go round it and be wrong. Hence the recorded outputs, which lead to the parameters.
+    Example:
+        >>> Implicit(on_failure="mask").on_failure
+        'mask'
     """
 
-    @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.clone() for x in tensors[:count])
+    method: AdjointMethod = Anderson()
+    stop: Stop | None = None
+    on_failure: OnFailure = "warn"
 
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise RuntimeError("Implicit has no second derivative: use gradient=Unrolled() for it")
-
-
-class _AdjointSolve:
-    """What `backward` does, kept apart from autograd's class so that the solution can be told about it."""
-
-    def __init__(self, problem: Problem, tape: _Tape, gradient: Implicit, solution_adjoint: list[Adjoint]) -> None:
-        self.problem, self.tape, self.gradient, self.found = problem, tape, gradient, solution_adjoint
-        self.autocast = _present_autocast(problem.state[0].device)
-
-    def __call__(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
-        result, adjoint = solve_adjoint(self.problem, self.tape, cotangents, self.gradient.stop, self.autocast)
-        self.found.append(adjoint)
-        report_failure("adjoint", adjoint.status, self.gradient)
-        drop = adjoint.status == Status.DIVERGED
-        if self.gradient.on_failure == "mask":
-            drop = adjoint.status != Status.CONVERGED
-        if bool(drop.any()):
-            result = [torch.where(drop.view(-1, *([1] * (u.ndim - 1))), 0, u) for u in result]
-        return result
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, AdjointMethod):
+            raise ValueError(f"method must be Picard, Anderson, GMRES or NormalCG, made, not {self.method!r}")
+        if self.stop is not None:
+            if not isinstance(self.stop, Stop):
+                raise ValueError(f"stop must be a Stop, not {self.stop!r}")
+            if isinstance(self.stop.max_steps, torch.Tensor) or isinstance(self.stop.rtol, torch.Tensor):
+                raise ValueError("the adjoint's stop takes plain numbers, not tensors")
+        if self.on_failure not in ("warn", "raise", "mask", "fallback"):
+            raise ValueError(f"on_failure must be 'warn', 'raise', 'mask' or 'fallback', not {self.on_failure!r}")
 
 
-def attach_implicit(
-    problem: Problem, solution: Solution, leaves: list[Tensor], gradient: Implicit
-) -> tuple[list[Tensor], int]:
-    """The leaves of a solution with the implicit gradient attached, and the row evaluations that this took.
+@dataclass(frozen=True)
+class Phantom:
+    """The phantom gradient: backpropagation through a few damped steps that start at the solution.
 
-    Rows that diverged (with `on_failure="mask"`: that did not converge) take no part in the recorded evaluation, so
-    that they cannot put a NaN into shared parameters.
+    Args:
+        steps: number of steps with a graph.
+        damping: share of the way that each of them goes, above 0 and at most 1.
+
+    Source:
+        Geng et al., "On training implicit models", NeurIPS 2021, arXiv 2111.05177 (unrolling form).
+
+    Example:
+        >>> Phantom()
+        Phantom(steps=5, damping=0.5)
     """
-    leaves = [x.detach() for x in leaves]  # a step that returns its input, or no step, would hand on the start's graph
-    keep = solution.status != Status.DIVERGED
-    if gradient.on_failure == "mask":
-        keep = solution.status == Status.CONVERGED
-    whole = bool(keep.all())
-    index = keep.nonzero().squeeze(1)
-    if len(index) == 0:
-        report_failure("forward", solution.status, gradient, stacklevel=4)
-        return leaves, 0
-    at = replace(problem, state=leaves)
-    at = at if whole else at.subset(index)
-    tape = _Tape(at)
-    if not tape.reaches_others():
-        return leaves, at.rows
-    report_failure("forward", solution.status, gradient, stacklevel=4)
-    detached = replace(at, context=[x.detach() if isinstance(x, Tensor) else x for x in at.context])
-    backward = _AdjointSolve(detached, tape, gradient, solution._adjoint)
-    attached = _FixedPoint.apply(backward, *(at.state[i] for i in tape.measured), *tape.outputs)
-    result = list(leaves)
-    for i, value in zip(tape.measured, attached, strict=True):
-        result[i] = value if whole else leaves[i].index_copy(0, index, value)
-    return result, at.rows
+
+    steps: int = 5
+    damping: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps)
+        check_range("damping", self.damping, 1e-6, "above 0 and at most 1", high=1.0)
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """The gradient of one step at the solution, `J` taken as 0 (also "Jacobian-free"): cheap and biased.
+
+    Source:
+        Fung et al., "JFB: Jacobian-free backpropagation for implicit networks", AAAI 2022, arXiv 2103.12803.
+
+    Example:
+        >>> OneStep()
+        OneStep()
+    """
+
+
+@dataclass(frozen=True)
+class Neumann:
+    """The first `terms` terms of the series `u = g + J^T g + (J^T)^2 g + ...`; `terms=1` is `OneStep`.
+
+    Source:
+        Lorraine, Vicol, Duvenaud, "Optimizing millions of hyperparameters by implicit differentiation", AISTATS 2020.
+
+    Example:
+        >>> Neumann()
+        Neumann(terms=5)
+    """
+
+    terms: int = 5
+
+    def __post_init__(self) -> None:
+        check_count("terms", self.terms)
+
+
+@dataclass(frozen=True)
+class Shine:
+    """The inverse Jacobian that Broyden's method built on its way to the solution, used for the gradient as it is.
+
+    Needs `method=Broyden()`. Costs no Jacobian product beside the last one; how good it is depends on the forward
+    solve. A row whose estimate is larger than `fallback_ratio` times the incoming gradient gets the one-step gradient.
+
+    Args:
+        fallback_ratio: largest ratio of norms that is trusted.
+
+    Source:
+        Ramzi et al., "SHINE: SHaring the INverse Estimate from the forward pass for bi-level optimization and implicit
+        models", ICLR 2022, arXiv 2106.00553.
+
+    Example:
+        >>> Shine()
+        Shine(fallback_ratio=1.3)
+    """
+
+    fallback_ratio: float = 1.3
+
+    def __post_init__(self) -> None:
+        check_range("fallback_ratio", self.fallback_ratio, 0, "a number, 0 or more")
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """Backpropagation through the steps that were taken; exact for what was computed, and it reaches the start.
+
+    Args:
+        last: keep the graph of the last `last` steps of each example only (truncated backpropagation; the start then
+            gets a gradient only where an example took no more than that). None keeps all of them.
+        checkpoint: keep only the states and take each step again in `backward`: less memory, one more evaluation a
+            step.
+
+    Where `stop` has a tolerance and `last` is given, the steps before are taken twice: once to find where each example
+    stops, once to come back to `last` steps before that. With an accelerated method those last steps are plain.
+
+    Example:
+        >>> Unrolled(last=5)
+        Unrolled(last=5, checkpoint=False)
+    """
+
+    last: int | None = None
+    checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        if self.last is not None:
+            if isinstance(self.last, bool) or not isinstance(self.last, int) or self.last < 1:
+                raise ValueError(f"last must be None or a whole number, 1 or more, not {self.last!r}")
+        if not isinstance(self.checkpoint, bool):
+            raise ValueError(f"checkpoint must be True or False, not {self.checkpoint!r}")
+
+
+Gradient = Implicit | Phantom | OneStep | Neumann | Shine | Unrolled

@@ -1,19 +1,16 @@
-"""The loop itself: apply `step` until every row has been released by a monitor.
+"""The observed loop: apply `step` until every row has been released by a monitor that sees every state.
 
 Released rows leave the batch together with their context, so that they cost nothing more.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from homeostat.engine.nest import Layout, count_rows, flatten, select
-from homeostat.errors import ContractError
-
-StepFunction = Callable[[Any, Any], Any]
+from homeostat.engine.nest import select
+from homeostat.engine.problem import Problem
 
 
 class Release(NamedTuple):
@@ -47,50 +44,6 @@ class Monitor(Protocol):
     def keep(self, index: Tensor) -> None:
         """Rows have left: `index` are the positions, among the active rows so far, of those that stay."""
         ...
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An iterated map with a batch to run it on, as leaves and layouts."""
-
-    step: StepFunction
-    state: list[Tensor]
-    layout: Layout
-    context: list[Any]
-    context_layout: Layout
-    rows: int
-
-    @classmethod
-    def of(cls, step: StepFunction, state: Any, context: Any) -> "Problem":
-        """Take apart what a caller gave.
-
-        Raises:
-            ContractError: leaves that are neither tensors nor marked, or whose rows do not match.
-        """
-        leaves, layout = flatten(state, "state")
-        context_leaves, context_layout = flatten(context, "context")
-        rows = count_rows(leaves, layout, context_leaves, context_layout)
-        return cls(step, leaves, layout, context_leaves, context_layout, rows)
-
-    def apply(self, state: Sequence[Tensor], context: Sequence[Any]) -> list[Tensor]:
-        """One step on some rows, checked against the contract.
-
-        Raises:
-            ContractError: what came back does not match the state, or the state was changed in place: a residual would
-                then compare the new state with itself.
-        """
-        versions = [None if x.is_inference() else x._version for x in state]
-        result = self.step(self.layout.build(state), self.context_layout.build(context))
-        for name, leaf, version in zip(self.layout.names, state, versions, strict=True):
-            if version is not None and leaf._version != version:
-                raise ContractError(f"step changed {name} in place; it must return a new tensor")
-        return self.layout.read(result, state)
-
-    def subset(self, index: Tensor) -> "Problem":
-        """The same map on some of the rows."""
-        state = select(self.state, self.layout, index)
-        context = select(self.context, self.context_layout, index)
-        return Problem(self.step, state, self.layout, context, self.context_layout, len(index))
 
 
 def iterate(problem: Problem, *, max_steps: int, monitor: Monitor) -> tuple[list[Tensor], int]:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from homeostat.engine.iterate import Problem, Release, iterate
+from homeostat.engine.iterate import Release, iterate
 from homeostat.engine.nest import flatten
 from homeostat.engine.norms import out_of_bounds, residuals, row_rms
+from homeostat.engine.problem import Problem
 from homeostat.models.contract import IteratedModel
 from homeostat.models.starts import Noise, Own, Zeros
 from homeostat.probes.judge import Judge

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from homeostat.engine.iterate import Problem, Release, iterate
+from homeostat.engine.iterate import Release, iterate
 from homeostat.engine.norms import residuals
+from homeostat.engine.problem import Problem
 from homeostat.models.contract import IteratedModel
 from homeostat.models.starts import Own
 from homeostat.probes.judge import Judge

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from homeostat.engine.forward.stopping import LONGEST_PERIOD
 from homeostat.engine.norms import row_rms
-from homeostat.engine.stopping import LONGEST_PERIOD
 from homeostat.probes.results import LimitClass
 
 _STRAIGHT = 0.9

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from homeostat.engine.iterate import Problem, Release, iterate
+from homeostat.engine.iterate import Release, iterate
 from homeostat.engine.norms import out_of_bounds, residuals
+from homeostat.engine.problem import Problem
 from homeostat.models.contract import IteratedModel
 from homeostat.probes.judge import Judge
 from homeostat.probes.limits import LimitTest

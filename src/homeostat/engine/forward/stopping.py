@@ -8,8 +8,8 @@ from torch import Tensor
 
 from homeostat.engine.iterate import Release
 from homeostat.engine.norms import noise_floor, out_of_bounds, residuals, row_rms
-from homeostat.engine.options import Stop
 from homeostat.engine.solution import Status
+from homeostat.engine.stop import Stop
 
 LONGEST_PERIOD = 16
 """Cycles up to this period are recognised."""

@@ -1,0 +1,62 @@
+"""Backpropagation through all steps, or through the last few of each example."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from homeostat.engine.forward.run import Run, rows_of, run
+from homeostat.engine.gradients import Unrolled
+from homeostat.engine.methods import Method, Picard
+from homeostat.engine.nest import merge_rows, select
+from homeostat.engine.problem import Problem
+from homeostat.engine.solution import Status
+from homeostat.engine.stop import Stop
+
+
+def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled) -> Run:
+    """Run with a graph."""
+    if gradient.last is None:
+        return _graphed(problem, stop, method)
+    if not stop.tests:
+        return _truncated(problem, stop.max_steps, method, gradient.last)
+    # Where an example stops is not known beforehand: find out, then come back to `last` steps before that.
+    with torch.no_grad():
+        tested = run(problem, stop, method)
+    good = (tested.status != Status.DIVERGED).nonzero().squeeze(1)
+    again = _truncated(problem.subset(good), tested.steps[good], method, gradient.last)
+    leaves = merge_rows([x.detach() for x in tested.leaves], good, again.leaves)
+    return replace(tested, leaves=leaves, row_evaluations=tested.row_evaluations + again.row_evaluations)
+
+
+def _truncated(problem: Problem, steps: int | Tensor, method: Method, last: int) -> Run:
+    """Take exactly `steps` steps, the last `last` of each example with a graph."""
+    limits = torch.as_tensor(steps, device=problem.state[0].device).expand(problem.rows)
+    graphed = limits.clamp(max=last)
+    free = limits - graphed
+    with torch.no_grad():
+        before = run(problem, Stop(rtol=0, max_steps=free), method)
+        short = (free == 0).nonzero().squeeze(1)
+    # Examples that took no step without a graph start from the caller's own state, so that it gets their gradient.
+    start = merge_rows(before.leaves, short, select(problem.state, problem.layout, short))
+    plain = method if isinstance(method, Picard) else Picard()
+    after = _graphed(replace(problem, state=start), Stop(rtol=0, max_steps=graphed), plain)
+    evaluations = before.row_evaluations + after.row_evaluations
+    return replace(after, steps=before.steps + after.steps, row_evaluations=evaluations)
+
+
+def _graphed(problem: Problem, stop: Stop, method: Method) -> Run:
+    """Iterate with a graph. Where rows diverged it is made again without them: a NaN that is multiplied by a zero
+    gradient would still put a NaN into shared parameters.
+    """
+    found = run(problem, stop, method)
+    diverged = found.status == Status.DIVERGED
+    if not bool(diverged.any()):
+        return found
+    good = (~diverged).nonzero().squeeze(1)
+    leaves = [x.detach() for x in found.leaves]
+    if not len(good):
+        return replace(found, leaves=leaves)
+    again = run(problem.subset(good), rows_of(stop, good), method)
+    leaves = merge_rows(leaves, good, again.leaves)
+    return replace(found, leaves=leaves, row_evaluations=found.row_evaluations + again.row_evaluations)

@@ -1,0 +1,1 @@
+"""Solving `z = f(z)`: the methods, the stopping test and the loop around them."""

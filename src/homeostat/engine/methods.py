@@ -1,0 +1,120 @@
+"""How to iterate: values that say which method and with what settings; the methods themselves are in `forward`."""
+
+from dataclasses import dataclass
+
+from homeostat.engine.stop import check_count, check_range
+
+_DAMPING = "above 0 and at most 1"
+
+
+def _check_damping(value: float) -> None:
+    check_range("damping", value, 1e-6, _DAMPING, high=1.0)
+
+
+@dataclass(frozen=True)
+class Picard:
+    """Plain iteration, `z <- z + damping (f(z) - z)`. Converges where that map contracts, in any norm.
+
+    Args:
+        damping: share of the way that a step goes, above 0 and at most 1. Fixed points stay the same; a map that
+            swings between two states can settle.
+
+    Example:
+        >>> Picard()
+        Picard(damping=1.0)
+    """
+
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_damping(self.damping)
+
+
+@dataclass(frozen=True)
+class Anderson:
+    """Anderson acceleration (type II), per example, with a safeguard that resumes the plain iteration.
+
+    Args:
+        memory: number of former differences that a step is extrapolated from.
+        damping: share of the extrapolated residual that a step adds, above 0 and at most 1.
+
+    Source:
+        D. G. Anderson, "Iterative procedures for nonlinear integral equations", J. ACM 12 (1965). The least-squares
+        problem is solved by a truncated Gram-Schmidt process (Tang, Xu, He, Saad, Xi, arXiv 2403.14961).
+
+    Example:
+        >>> Anderson(memory=5)
+        Anderson(memory=5, damping=1.0)
+    """
+
+    memory: int = 10
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count("memory", self.memory)
+        _check_damping(self.damping)
+
+
+@dataclass(frozen=True)
+class Broyden:
+    """Broyden's "good" method with limited memory that grows only as it is used, per example.
+
+    Args:
+        memory: most rank-one updates that are kept; when they are used up, an example starts again with none.
+
+    Source:
+        C. G. Broyden, "A class of methods for solving nonlinear simultaneous equations", Math. Comp. 19 (1965).
+
+    Example:
+        >>> Broyden()
+        Broyden(memory=30)
+    """
+
+    memory: int = 30
+
+    def __post_init__(self) -> None:
+        check_count("memory", self.memory)
+
+
+@dataclass(frozen=True)
+class GMRES:
+    """Generalised minimal residual, for the linear system of `Implicit`; per example.
+
+    Args:
+        restart: number of basis vectors after which it starts again from the solution so far.
+
+    Source:
+        Y. Saad, M. H. Schultz, "GMRES", SIAM J. Sci. Stat. Comput. 7 (1986).
+
+    Example:
+        >>> GMRES()
+        GMRES(restart=20)
+    """
+
+    restart: int = 20
+
+    def __post_init__(self) -> None:
+        check_count("restart", self.restart)
+
+
+@dataclass(frozen=True)
+class NormalCG:
+    """Conjugate gradients on the normal equations, for the linear system of `Implicit`; per example.
+
+    Two Jacobian products a step, one transposed and one not. It converges where `I - J` is regular, whatever the
+    spectral radius of `J`, and slowly where `I - J` is badly conditioned, because that condition is squared.
+
+    Source:
+        M. R. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems", J. Res. NBS 49 (1952).
+
+    Example:
+        >>> NormalCG()
+        NormalCG()
+    """
+
+
+Method = Picard | Anderson | Broyden
+"""What solves `z = f(z)`."""
+
+AdjointMethod = Picard | Anderson | GMRES | NormalCG
+"""What solves the linear system of `Implicit`."""
