@@ -38,6 +38,18 @@ class Cell:
         return self.state.numel() * self.state.element_size()
 
 
+class Counter:
+    """A map that counts how often it is applied."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.calls = 0
+
+    def __call__(self, state: Tensor, context: Tensor) -> Tensor:
+        self.calls += 1
+        return self.step(state, context)
+
+
 def bare_loop(cell: Cell, evaluations: int) -> Tensor:
     """What every ratio is a ratio to: the loop that one writes by hand, with no test in it."""
     state, step, context = cell.state, cell.step, cell.context
@@ -58,6 +70,20 @@ def mlp(gain: float, device: str = "cpu", seed: int = 0, batch: int = 64, width:
         return torch.tanh(z @ weight + x)
 
     return Cell("MLP", step, state, context, {"weight": weight}, 200)
+
+
+def two_layers(gain: float, device: str = "cpu", seed: int = 0, batch: int = 64, width: int = 128) -> Cell:
+    """`tanh(relu(z V + x) W)`: the smallest cell with a hidden layer."""
+    draw = torch.Generator().manual_seed(seed)
+    size = gain / math.sqrt(width)
+    hidden, weight = ((size * torch.randn(width, width, generator=draw)).to(device) for _ in range(2))
+    state = torch.randn(batch, width, generator=draw).to(device)
+    context = (0.5 * torch.randn(batch, width, generator=draw)).to(device)
+
+    def step(z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(torch.relu(z @ hidden + x) @ weight)
+
+    return Cell("two-layer MLP", step, state, context, {"hidden": hidden, "weight": weight}, 200)
 
 
 def conv(
@@ -110,4 +136,9 @@ def transformer(
     return Cell("transformer", step, state, context, weights, 20)
 
 
-CELLS: dict[str, Callable[..., Cell]] = {"MLP": mlp, "conv": conv, "transformer": transformer}
+CELLS: dict[str, Callable[..., Cell]] = {
+    "MLP": mlp,
+    "two-layer MLP": two_layers,
+    "conv": conv,
+    "transformer": transformer,
+}

@@ -5,7 +5,7 @@ rows, to the end (`MAX_STEPS`), or there is no figure. Times are per evaluation 
 that takes one more does not look dearer, or cheaper, than it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,62 +14,82 @@ from torch import Tensor
 
 import homeostat as hs
 from benchmarks import features, peers_torchdeq
-from benchmarks.cells import CELLS, CHAOTIC, CONTRACTING, Cell, bare_loop
+from benchmarks.cells import CELLS, CHAOTIC, CONTRACTING, Cell, Counter, bare_loop
 from benchmarks.results import Figure, Target
-from benchmarks.timing import Paired, paired
+from benchmarks.timing import Paired, Spread, paired
 
 _RTOL = 1e-6  # within the reach of float32, so that it is taken as it stands
-_BROYDEN_MEMORY = 30
+_BROYDEN = 30  # memory
 
-# Targets by what is measured and on which cell.
-_TARGETS = {
-    ("Picard", "MLP"): 1.25,
-    ("Picard", "conv"): 1.05,
-    ("Picard, compiled", "MLP"): 0.9,
-    ("Picard, compiled", "conv"): 0.8,
-    ("Anderson (memory 6)", "MLP"): 2.4,
-    ("Anderson (memory 6)", "conv"): 1.3,
-    ("Broyden", "MLP"): 4.0,
-    ("Broyden", "conv"): 2.0,
-}
+# Broyden's method can solve even a chaotic map when it is given time (torchdeq's does, within 200 evaluations, where
+# it keeps every update; with the oldest overwritten it ends in NaN instead). In 40 evaluations neither arrives.
+_BROYDEN_EVALUATIONS = 40
+_CONTRACTION_EVALUATIONS = 12
 
 # Seconds of measurement for each cell: the costly ones need longer for a handful of pairs.
-_SECONDS = {"MLP": 12.0, "conv": 40.0, "transformer": 25.0}
+_SECONDS = {"MLP": 10.0, "two-layer MLP": 6.0, "conv": 35.0, "transformer": 15.0}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method with its targets by cell; `memory` is what torchdeq's counterpart gets, where it has one."""
+
+    label: str
+    method: Any
+    targets: dict[str, float]
+    compiled: bool = False
+    peer: bool = False
+    memory: int | None = None
+    only: str = ""
+
+
+_LINES: dict[str, list[Line]] = {
+    "Picard": [
+        Line("Picard", hs.Picard(), {"MLP": 1.25, "conv": 1.05}, peer=True),
+        Line("Picard, compiled", hs.Picard(), {"MLP": 0.9, "conv": 0.8}, compiled=True),
+    ],
+    "Anderson": [
+        Line("Anderson (memory 6)", hs.Anderson(memory=6), {"MLP": 2.4, "conv": 1.3}, peer=True, memory=6),
+        Line("Anderson (default)", hs.Anderson(), {}),
+        Line("Anderson (memory 6), compiled", hs.Anderson(memory=6), {}, compiled=True, only="MLP"),
+    ],
+    "Broyden": [
+        Line("Broyden", hs.Broyden(memory=_BROYDEN), {"MLP": 4.0, "conv": 2.0}, peer=True, memory=_BROYDEN),
+    ],
+}
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A solve that can be timed, and what is known about it."""
 
-    label: str
-    family: str
     run: Callable[[], Any]
     evaluations: float
     details: dict[str, Any]
 
 
-def _ours(label: str, family: str, method: Any, cell: Cell, evaluations: int, compiled: bool) -> Candidate | str:
+def _ours(family: str, line: Line, cell: Cell, evaluations: int) -> Candidate | str:
     """A solve of ours, or why it cannot be measured."""
-    why = features.why_not(family) or (features.why_not_compiled() if compiled else "")
+    why = features.why_not(family) or (features.why_not_compiled() if line.compiled else "")
     if why:
         return why
-    options: dict[str, Any] = {"compile": True} if compiled else {}
+    options: dict[str, Any] = {"compile": True} if line.compiled else {}
     stop = hs.Stop(rtol=_RTOL, max_steps=evaluations)
 
     def run(step: Callable[[Tensor, Tensor], Tensor] = cell.step) -> hs.Solution:
         with torch.no_grad():
-            return hs.solve(step, cell.state, cell.context, method=method, stop=stop, **options)
+            return hs.solve(step, cell.state, cell.context, method=line.method, stop=stop, **options)
 
     counted = Counter(cell.step)
-    solution = run(cell.step if compiled else counted)  # a counter would be compiled away
+    solution = run(cell.step if line.compiled else counted)  # a counter would be compiled away
     early = solution.status != hs.Status.MAX_STEPS
     if bool(early.any()):
         kinds = {hs.Status(int(s)).name for s in solution.status[early].unique()}
         return f"{int(early.sum())} rows ended early ({', '.join(sorted(kinds))})"
     made = solution.row_evaluations / len(cell.state)
-    if not compiled and counted.calls != made:
+    if not line.compiled and counted.calls != made:
         return f"row_evaluations says {made} evaluations, the counter {counted.calls}"
-    return Candidate(label, family, run, made, {"evaluations": made, "residual": float(solution.residual.median())})
+    return Candidate(run, made, {"evaluations": made, "residual": float(solution.residual.median())})
 
 
 def _torchdeq(family: str, memory: int | None, cell: Cell, evaluations: int) -> Candidate | str:
@@ -78,110 +98,71 @@ def _torchdeq(family: str, memory: int | None, cell: Cell, evaluations: int) -> 
     counted = Counter(cell.step)
     state, _ = peers_torchdeq.overhead_run(family, replace(cell, step=counted), evaluations, memory)()
     if counted.calls != evaluations:
-        return f"torchdeq ended after {counted.calls} evaluations"
+        return f"ended after {counted.calls} evaluations"
+    if not bool(torch.isfinite(state).all()):
+        return "ended in NaN"
     run = peers_torchdeq.overhead_run(family, cell, evaluations, memory)
-    finite = bool(torch.isfinite(state).all())
-    return Candidate(f"torchdeq {family}", family, run, counted.calls, {"evaluations": counted.calls, "finite": finite})
+    return Candidate(run, counted.calls, {"evaluations": counted.calls})
 
 
-class Counter:
-    """A map that counts its calls."""
-
-    def __init__(self, step: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.step = step
-        self.calls = 0
-
-    def __call__(self, state: Tensor, context: Tensor) -> Tensor:
-        self.calls += 1
-        return self.step(state, context)
-
-
-def _lines(families: set[str]) -> list[tuple[str, str, Any, bool, int | None]]:
-    """Label, family, method, compiled, and the memory that torchdeq gets where it is its counterpart."""
-    lines: list[tuple[str, str, Any, bool, int | None]] = [
-        ("Picard", "Picard", hs.Picard(), False, None),
-        ("Picard, compiled", "Picard", hs.Picard(), True, None),
-        ("Anderson (memory 6)", "Anderson", hs.Anderson(memory=6), False, 6),
-        ("Anderson (memory 6), compiled", "Anderson", hs.Anderson(memory=6), True, None),
-        ("Anderson (default)", "Anderson", hs.Anderson(), False, hs.Anderson().memory),
-        ("Broyden", "Broyden", hs.Broyden(memory=_BROYDEN_MEMORY), False, _BROYDEN_MEMORY),
-    ]
-    return [line for line in lines if line[1] in families]
-
-
-def _table(
-    cell: Cell, families: set[str], device: str, evaluations: int, seconds: float, title: str, with_targets: bool
-) -> list[Figure]:
-    """All lines of one cell, timed in one series of pairs."""
-    ours: dict[str, Candidate | str] = {}
-    theirs: dict[str, Candidate | str] = {}
-    for label, family, method, compiled, memory in _lines(families):
-        if not with_targets and label not in ("Picard", "Anderson (memory 6)", "Broyden"):
-            continue
-        ours[label] = _ours(label, family, method, cell, evaluations, compiled)
-        if not compiled and label != "Anderson (default)":
-            theirs[label] = _torchdeq(family, memory, cell, evaluations)
-    made = [c for c in (*ours.values(), *theirs.values()) if isinstance(c, Candidate)]
-    if not made:
-        measured: dict[str, Paired] = {}
-    else:
-        measured = paired(
-            lambda: bare_loop(cell, evaluations),
-            {c.label: c.run for c in made},
-            device=device,
-            seconds=seconds,
-            warm_up=1 if cell.name != "MLP" else 3,
-        )
-
+def _table(family: str, cell: Cell, evaluations: int, device: str, seconds: float, where: str) -> list[Figure]:
+    """All lines of a family on one cell, timed in one series of pairs; `where` ends their names."""
+    lines = [line for line in _LINES[family] if line.only in ("", cell.name)]
+    found: dict[str, Candidate | str] = {line.label: _ours(family, line, cell, evaluations) for line in lines}
+    for line in lines:
+        if line.peer:
+            found[f"torchdeq {line.label}"] = _torchdeq(family, line.memory, cell, evaluations)
+    measured: dict[str, Paired] = paired(
+        lambda: bare_loop(cell, evaluations),
+        {label: candidate.run for label, candidate in found.items() if isinstance(candidate, Candidate)},
+        device=device,
+        seconds=seconds,
+        least=5 if seconds > 5 else 3,
+        warm_up=3 if "MLP" in cell.name else 1,
+    )
     figures = []
-    for label, candidate in ours.items():
-        limit = _TARGETS.get((label, cell.name)) if with_targets else None
+    for line in lines:
+        limit = line.targets.get(cell.name) if where == "" else None
         target = None if limit is None else Target(limit)
-        name = f"{label} over a bare loop, {title}"
-        peer, beside = "", theirs.get(label)
+        name = f"{line.label} over a bare loop, {cell.name} cell{where}"
         details: dict[str, Any] = {"cell": cell.name, "device": device}
-        if isinstance(beside, Candidate):
-            other = Figure.ratio("", "", measured[beside.label], scale=evaluations / beside.evaluations)
-            peer = f"{other.value:.2f} [{other.low:.2f}–{other.high:.2f}]"
-            details["torchdeq"] = {**other.details, **beside.details}
-        elif isinstance(beside, str):
-            peer = "–"
-            details["torchdeq"] = beside
-        group = next(line[1].lower() for line in _lines(families) if line[0] == label)
+        peer = ""
+        other = found.get(f"torchdeq {line.label}")
+        if isinstance(other, Candidate):
+            beside = measured[f"torchdeq {line.label}"]
+            ratios = [evaluations / other.evaluations * ratio for ratio in beside.ratios]
+            spread = Spread.of(tuple(ratios))
+            peer = f"{spread.median:.2f} [{spread.low:.2f}–{spread.high:.2f}]"
+            details["torchdeq"] = {"ratios": ratios, "seconds": Spread.of(beside.seconds).median, **other.details}
+        elif isinstance(other, str):
+            peer = other
+        candidate = found[line.label]
         if isinstance(candidate, str):
-            figures.append(Figure.absent(group, name, candidate, target=target, peer=peer, details=details))
+            rest = {"target": target, "peer": peer, "details": details}
+            figures.append(Figure.absent(family.lower(), name, candidate, **rest))
             continue
         details.update(candidate.details)
-        figures.append(
-            Figure.ratio(
-                group,
-                name,
-                measured[label],
-                scale=evaluations / candidate.evaluations,
-                target=target,
-                peer=peer,
-                details=details,
-            )
-        )
+        rest = {"target": target, "peer": peer, "details": details, "scale": evaluations / candidate.evaluations}
+        figures.append(Figure.ratio(family.lower(), name, measured[line.label], **rest))
     return figures
 
 
-def measure(families: set[str], device: str = "cpu", share: float = 1.0):
-    """All overheads of some families, cell by cell; yields figures as they are made.
+def measure(family: str, device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
+    """All overheads of one family of methods, cell by cell.
 
     Args:
-        families: of "Picard", "Anderson", "Broyden".
+        family: "Picard", "Anderson" or "Broyden".
         device: where.
         share: of the time that a full measurement takes.
     """
     for name, make in CELLS.items():
         cell = make(CHAOTIC, device=device)
-        yield from _table(
-            cell, families, device, cell.evaluations, share * _SECONDS[name], f"{name} cell", with_targets=True
-        )
+        evaluations = _BROYDEN_EVALUATIONS if family == "Broyden" else cell.evaluations
+        yield from _table(family, cell, evaluations, device, share * _SECONDS[name], "")
     # On a map that never settles a safeguarded method may hold its extrapolation back, and be cheap for that reason.
     # Here it is at work: the first evaluations on a map that contracts, too few of them for any row to arrive.
-    cell = CELLS["MLP"](CONTRACTING, device=device)
-    yield from _table(
-        cell, families, device, 12, share * 8, "MLP cell, the first 12 evaluations of a contraction", with_targets=False
-    )
+    if family != "Picard":
+        where = f", the first {_CONTRACTION_EVALUATIONS} evaluations of a contraction"
+        for name in ("MLP", "conv"):
+            cell = CELLS[name](CONTRACTING, device=device)
+            yield from _table(family, cell, _CONTRACTION_EVALUATIONS, device, share * _SECONDS[name] / 2, where)

@@ -1,14 +1,24 @@
 """Figures as a table: for the terminal, and as Markdown for the documentation."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.results import Figure
+from benchmarks.results import Figure, load
 
 _COLOURS = {"reached": "green", "not reached": "bold red", "reported": "dim", "not available": "yellow"}
+
+
+_PREFACE = """# Benchmarks
+
+Made by `make bench`; do not edit. Ratios are taken in pairs, within one process and on one thread: every candidate runs
+between two runs of the bare loop and is divided by their mean. A figure is the median of these ratios, in brackets
+their 10th and 90th percentile; a verdict goes by the median. `x` is a ratio of times unless a line says otherwise.
+Overheads are per evaluation, on maps that never settle, with the stopping test on, and were checked to have taken every
+evaluation in every row."""
 
 
 def number(value: float, unit: str) -> str:
@@ -89,3 +99,9 @@ def markdown(machine: Mapping[str, Any], figures: list[Figure]) -> str:
     counts = {kind: sum(f.verdict == kind for f in figures) for kind in _COLOURS}
     lines += ["", ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) + "."]
     return "\n".join(lines)
+
+
+def write_document(results: Path, document: Path) -> None:
+    """The page of the documentation, from the runs that are there; nothing in it is written by hand."""
+    sections = [markdown(*load(path)) for path in sorted(results.glob("*.json"))]
+    document.write_text("\n\n".join([_PREFACE, *sections]) + "\n", encoding="utf-8")
