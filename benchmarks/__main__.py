@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import overhead
+from benchmarks import acceleration, batches, overhead
 from benchmarks.report import table, write_document
 from benchmarks.results import Figure, describe_machine, save
 
@@ -25,6 +25,9 @@ GROUPS: dict[str, Group] = {
     "picard": partial(overhead.measure, "Picard"),
     "anderson": partial(overhead.measure, "Anderson"),
     "broyden": partial(overhead.measure, "Broyden"),
+    "acceleration": acceleration.linear,
+    "safeguard": acceleration.safeguard,
+    "batches": batches.measure,
 }
 
 

@@ -1,0 +1,129 @@
+"""A batch in which one row is slow: what the others cost, in row-evaluations and in seconds."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import homeostat as hs
+from benchmarks import features, peers_torchdeq
+from benchmarks.cells import Counter
+from benchmarks.results import Figure, Target
+from benchmarks.timing import paired
+
+_ROWS, _SLOW, _FAST, _TOLERANCE = 64, 0.97, 0.3, 1e-6
+
+
+def _gains(dtype: torch.dtype, device: str) -> Tensor:
+    gains = torch.full((_ROWS,), _FAST, dtype=dtype, device=device)
+    gains[_ROWS // 2] = _SLOW
+    return gains
+
+
+def linear(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
+    """Row-evaluations of `z <- a z + x`, by two criteria: the relative one of ours, and torchdeq's absolute one.
+
+    Our absolute criterion is a root mean square, torchdeq's a sum: ours is divided by the root of the unknowns, so
+    that both stop at the same residual.
+    """
+    del device, share
+    unknowns = 128
+    source = torch.randn(_ROWS, unknowns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    context = (_gains(torch.float64, "cpu")[:, None], source)
+    start = torch.zeros_like(source)
+
+    def step(z: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
+        return at[0] * z + at[1]
+
+    stops = {
+        "absolute": hs.Stop(rtol=0, atol=_TOLERANCE / math.sqrt(unknowns), max_steps=2000),
+        "relative": hs.Stop(rtol=_TOLERANCE, max_steps=2000),
+    }
+    for kind, stop in stops.items():
+        for method in (hs.Picard(), hs.Anderson()):
+            label = type(method).__name__
+            name = f"one row of {_ROWS} at {_SLOW}, others {_FAST}, to {_TOLERANCE:.0e} ({kind}): {label}"
+            peer = ""
+            if peers_torchdeq.available():
+                counted = Counter(step)
+                run = peers_torchdeq.solver(label, 2000, tol=_TOLERANCE, mode=kind[:3])
+                run(counted, start, context)
+                peer = f"{_ROWS * counted.calls:,}"
+            rest: dict[str, Any] = {"unit": "row-evaluations", "target": Target(1700), "peer": peer}
+            if why := features.why_not(label):
+                yield Figure.absent("batches", name, why, **rest)
+                continue
+            with torch.no_grad():
+                found = hs.solve(step, start, context, method=method, stop=stop)
+            details = {"steps": found.steps.tolist(), "converged": bool(found.converged.all())}
+            value = float(found.row_evaluations) if found.converged.all() else math.inf
+            yield Figure("batches", name, value, details=details, **rest)
+
+
+def _contraction(channels: int, device: str) -> Tensor:
+    """A 3x3 kernel whose convolution is symmetric with spectral radius 1, so that a gain is a rate."""
+    draw = torch.Generator().manual_seed(0)
+    kernel = torch.randn(channels, channels, 3, 3, generator=draw)
+    kernel = (kernel + kernel.transpose(0, 1).flip(2, 3)).to(device)
+    vector = torch.randn(1, channels, 32, 32, generator=draw).to(device)
+    for _ in range(200):
+        vector = F.conv2d(vector / vector.norm(), kernel, padding=1)
+    return kernel / vector.norm()
+
+
+def conv(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
+    """Wall time of the same with a conv cell of 64 channels on 32x32, to a relative residual of 1e-6."""
+    name = f"one row of {_ROWS} at {_SLOW}, others {_FAST}, to {_TOLERANCE:.0e}, conv cell: times faster than torchdeq"
+    target = Target(8, "at least")
+    if not peers_torchdeq.available():
+        yield Figure.absent("batches", name, peers_torchdeq.MISSING, target=target)
+        return
+    channels, side = (64, 32) if share == 1 else (16, 32)
+    kernel = _contraction(channels, device)
+    draw = torch.Generator().manual_seed(1)
+    # Small, so that tanh stays close to linear and the gains are the rates.
+    source = (0.01 * torch.randn(_ROWS, channels, side, side, generator=draw)).to(device)
+    context = (_gains(torch.float32, device)[:, None, None, None], source)
+    start = torch.zeros_like(source)
+
+    def step(z: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
+        return torch.tanh(at[0] * F.conv2d(z, kernel, padding=1) + at[1])
+
+    stop = hs.Stop(rtol=_TOLERANCE, max_steps=2000)
+    solutions: dict[str, Any] = {}
+    counted = Counter(step)
+
+    def theirs() -> None:
+        counted.calls = 0
+        solutions["torchdeq"] = peers_torchdeq.solver("Picard", 2000, tol=_TOLERANCE)(counted, start, context)
+
+    def ours() -> None:
+        with torch.no_grad():
+            solutions["ours"] = hs.solve(step, start, context, method=hs.Picard(), stop=stop)
+
+    # What is divided by what is turned round here, so that the figure is how many times faster ours is.
+    pairs = paired(ours, {"torchdeq": theirs}, device=device, seconds=1, least=2 if share == 1 else 1, warm_up=0)
+    found = solutions["ours"]
+    state, _ = solutions["torchdeq"]
+    difference = (found.state - state).flatten(1).norm(dim=1) / state.flatten(1).norm(dim=1)
+    details = {
+        "row_evaluations": found.row_evaluations,
+        "torchdeq_row_evaluations": _ROWS * counted.calls,
+        "largest_relative_difference": float(difference.max()),
+        "converged": bool(found.converged.all()),
+        "channels": channels,
+    }
+    note = f"Picard both; {found.row_evaluations:,} row-evaluations against {_ROWS * counted.calls:,}"
+    if not found.converged.all():
+        yield Figure.absent("batches", name, "not all rows converged", target=target, details=details)
+        return
+    yield Figure.ratio("batches", name, pairs["torchdeq"], target=target, note=note, peer="1", details=details)
+
+
+def measure(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
+    """Both."""
+    yield from linear(device, share)
+    yield from conv(device, share)
