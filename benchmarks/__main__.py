@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import acceleration, batches, overhead
+from benchmarks import acceleration, batches, memory, overhead, training
 from benchmarks.report import table, write_document
 from benchmarks.results import Figure, describe_machine, save
 
@@ -28,6 +28,8 @@ GROUPS: dict[str, Group] = {
     "acceleration": acceleration.linear,
     "safeguard": acceleration.safeguard,
     "batches": batches.measure,
+    "memory": memory.measure,
+    "training": training.measure,
 }
 
 

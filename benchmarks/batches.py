@@ -11,10 +11,12 @@ from torch.nn import functional as F
 import homeostat as hs
 from benchmarks import features, peers_torchdeq
 from benchmarks.cells import Counter
+from benchmarks.criteria import CRITERIA, Criterion
 from benchmarks.results import Figure, Target
 from benchmarks.timing import paired
 
-_ROWS, _SLOW, _FAST, _TOLERANCE = 64, 0.97, 0.3, 1e-6
+_ROWS, _SLOW, _FAST = 64, 0.97, 0.3
+_CONV = Criterion("relative", 1e-6)
 
 
 def _gains(dtype: torch.dtype, device: str) -> Tensor:
@@ -24,12 +26,8 @@ def _gains(dtype: torch.dtype, device: str) -> Tensor:
 
 
 def linear(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
-    """Row-evaluations of `z <- a z + x`, by two criteria: the relative one of ours, and torchdeq's absolute one.
-
-    Our absolute criterion is a root mean square, torchdeq's a sum: ours is divided by the root of the unknowns, so
-    that both stop at the same residual.
-    """
-    del device, share
+    """Row-evaluations of `z <- a z + x`."""
+    del device, share  # they are the same anywhere
     unknowns = 128
     source = torch.randn(_ROWS, unknowns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     context = (_gains(torch.float64, "cpu")[:, None], source)
@@ -38,26 +36,21 @@ def linear(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
     def step(z: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
         return at[0] * z + at[1]
 
-    stops = {
-        "absolute": hs.Stop(rtol=0, atol=_TOLERANCE / math.sqrt(unknowns), max_steps=2000),
-        "relative": hs.Stop(rtol=_TOLERANCE, max_steps=2000),
-    }
-    for kind, stop in stops.items():
+    for criterion in CRITERIA:
         for method in (hs.Picard(), hs.Anderson()):
             label = type(method).__name__
-            name = f"one row of {_ROWS} at {_SLOW}, others {_FAST}, to {_TOLERANCE:.0e} ({kind}): {label}"
+            name = f"one row of {_ROWS} at {_SLOW}, others {_FAST}, to {criterion}: {label}"
             peer = ""
             if peers_torchdeq.available():
                 counted = Counter(step)
-                run = peers_torchdeq.solver(label, 2000, tol=_TOLERANCE, mode=kind[:3])
-                run(counted, start, context)
+                peers_torchdeq.solver(label, 2000, **criterion.theirs)(counted, start, context)
                 peer = f"{_ROWS * counted.calls:,}"
             rest: dict[str, Any] = {"unit": "row-evaluations", "target": Target(1700), "peer": peer}
             if why := features.why_not(label):
                 yield Figure.absent("batches", name, why, **rest)
                 continue
             with torch.no_grad():
-                found = hs.solve(step, start, context, method=method, stop=stop)
+                found = hs.solve(step, start, context, method=method, stop=criterion.ours(unknowns, 2000))
             details = {"steps": found.steps.tolist(), "converged": bool(found.converged.all())}
             value = float(found.row_evaluations) if found.converged.all() else math.inf
             yield Figure("batches", name, value, details=details, **rest)
@@ -75,8 +68,8 @@ def _contraction(channels: int, device: str) -> Tensor:
 
 
 def conv(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
-    """Wall time of the same with a conv cell of 64 channels on 32x32, to a relative residual of 1e-6."""
-    name = f"one row of {_ROWS} at {_SLOW}, others {_FAST}, to {_TOLERANCE:.0e}, conv cell: times faster than torchdeq"
+    """Wall time of the same with a conv cell of 64 channels on 32x32."""
+    name = f"one row of {_ROWS} at {_SLOW}, others {_FAST}, to {_CONV}, conv cell: times faster than torchdeq"
     target = Target(8, "at least")
     if not peers_torchdeq.available():
         yield Figure.absent("batches", name, peers_torchdeq.MISSING, target=target)
@@ -92,13 +85,13 @@ def conv(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
     def step(z: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
         return torch.tanh(at[0] * F.conv2d(z, kernel, padding=1) + at[1])
 
-    stop = hs.Stop(rtol=_TOLERANCE, max_steps=2000)
+    stop = _CONV.ours(source[0].numel(), 2000)
     solutions: dict[str, Any] = {}
     counted = Counter(step)
 
     def theirs() -> None:
         counted.calls = 0
-        solutions["torchdeq"] = peers_torchdeq.solver("Picard", 2000, tol=_TOLERANCE)(counted, start, context)
+        solutions["torchdeq"] = peers_torchdeq.solver("Picard", 2000, **_CONV.theirs)(counted, start, context)
 
     def ours() -> None:
         with torch.no_grad():

@@ -86,9 +86,7 @@ def two_layers(gain: float, device: str = "cpu", seed: int = 0, batch: int = 64,
     return Cell("two-layer MLP", step, state, context, {"hidden": hidden, "weight": weight}, 200)
 
 
-def conv(
-    gain: float, device: str = "cpu", seed: int = 0, batch: int = 16, channels: int = 64, side: int = 32
-) -> Cell:
+def conv(gain: float, device: str = "cpu", seed: int = 0, batch: int = 16, channels: int = 64, side: int = 32) -> Cell:
     """`tanh(conv3x3(z) + x)`: 65,536 unknowns an example, so that every pass over the state shows."""
     draw = torch.Generator().manual_seed(seed)
     kernel = (torch.randn(channels, channels, 3, 3, generator=draw) * gain / math.sqrt(9 * channels)).to(device)

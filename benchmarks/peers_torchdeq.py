@@ -25,7 +25,9 @@ def available() -> bool:
     return get_solver is not None
 
 
-def solver(method: str, evaluations: int, *, tol: float = 1e-6, mode: str = "rel", **options: Any) -> Callable[..., Any]:
+def solver(
+    method: str, evaluations: int, *, tol: float = 1e-6, mode: str = "rel", **options: Any
+) -> Callable[..., Any]:
     """`run(step, state, context)`, at most `evaluations` of the map; returns the state and torchdeq's statistics."""
     assert get_solver is not None
     found = get_solver(NAMES[method])

@@ -79,9 +79,7 @@ class Figure:
             "ratios": [scale * ratio for ratio in pairs.ratios],
             **rest.pop("details", {}),
         }
-        return cls(
-            group, name, spread.median, "x", spread.low, spread.high, len(pairs.ratios), details=details, **rest
-        )
+        return cls(group, name, spread.median, "x", spread.low, spread.high, len(pairs.ratios), details=details, **rest)
 
     @classmethod
     def absent(cls, group: str, name: str, why: str, **rest: Any) -> "Figure":
