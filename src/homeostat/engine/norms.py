@@ -23,6 +23,23 @@ def finite_rows(leaf: Tensor) -> Tensor:
     return torch.isfinite(_flat(leaf)).all(1)
 
 
+def row_norms(leaf: Tensor) -> Tensor:
+    """Root mean square of each row, `(batch, ...) -> (batch,)`, in float32 at least and in one pass.
+
+    Wrong where a sum of squares overflows or vanishes: below `smallest_trusted`, or above the bound of divergence.
+    """
+    flat = _flat(leaf)
+    dtype = torch.promote_types(leaf.dtype, torch.float32)
+    if flat.shape[1] == 0:
+        return flat.new_zeros(flat.shape[0], dtype=dtype)
+    return torch.linalg.vector_norm(flat, dim=1, dtype=dtype) / flat.shape[1] ** 0.5
+
+
+def smallest_trusted(dtype: torch.dtype) -> float:
+    """The smallest value for which `row_norms` is right to rounding."""
+    return 1e-140 if dtype == torch.float64 else _SMALL
+
+
 def row_rms(leaf: Tensor) -> Tensor:
     """Root mean square of each row, `(batch, ...) -> (batch,)`, in float32 at least.
 
@@ -70,11 +87,16 @@ def residuals(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[list[T
     return changes, sizes, relative
 
 
+def bound(dtype: torch.dtype) -> float:
+    """The root mean square beyond which an example counts as diverged."""
+    return _BOUNDS.get(dtype, _DEFAULT_BOUND)
+
+
 def out_of_bounds(leaves: Sequence[Tensor], sizes: Sequence[Tensor]) -> Tensor:
     """`(batch,)` bool: a leaf is not finite, or beyond 1e28 (float64: 1e100, float16: 1e4) in root mean square."""
     bad = None
     for leaf, size in zip(leaves, sizes, strict=True):
-        outside = ~(size <= _BOUNDS.get(leaf.dtype, _DEFAULT_BOUND))  # a NaN is outside too
+        outside = ~(size <= bound(leaf.dtype))  # a NaN is outside too
         bad = outside if bad is None else bad | outside
     assert bad is not None, "a state has at least one measured leaf"
     return bad
