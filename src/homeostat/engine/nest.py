@@ -90,9 +90,9 @@ class Layout:
             ContractError: naming the leaf that differs.
         """
         if self.lone and isinstance(tree, Tensor):
-            new, old = tree, like[0]
-            if new.shape == old.shape and new.dtype == old.dtype and new.device == old.device:
-                return [new]
+            old = like[0]
+            if tree.shape == old.shape and tree.dtype == old.dtype and tree.device == old.device:
+                return [tree]
         try:
             found = self.spec.flatten_up_to(tree)
         except ValueError:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from homeostat.engine.forward.record import Record
+from homeostat.engine.norms import row_rms
 
 LONGEST_PERIOD = 16
 """Cycles up to this period are recognised."""
@@ -29,30 +30,38 @@ class CycleTest:
         self._opens = _FIRST_WINDOW
         self._start: int | None = None
         self._kept: list[Tensor] = []
+        self._sizes: list[Tensor] = []
         self._largest: Tensor | None = None
         self._former: Tensor | None = None
         self._repeats: Tensor | None = None
 
+    def due(self, end: int) -> bool:
+        """Whether a block of steps that ends there has to be observed."""
+        return self._start is not None or end == self._opens or _FIRST_WINDOW - LONGEST_PERIOD < end <= _FIRST_WINDOW
+
     def observe(
         self,
         record: Record,
-        residual: Tensor,
-        sizes: list[Tensor],
+        changes: list[Tensor],
         within: Callable[[list[Tensor], list[Tensor]], Tensor],
+        exact: bool,
     ) -> Tensor | None:
         """`(rows,)` bool, rows that cycle, at the end of a window; None at every other step.
 
         Args:
-            record: the steps, with `residual` and `sizes` `(steps, rows)`.
-            within: the tolerance: changes and sizes, one `(steps, rows)` a leaf, to `(steps, rows)` bool.
+            record: the steps, and `changes` `(steps, rows)` of each leaf.
+            within: the tolerance: changes and sizes of each leaf to `(steps, rows)` bool.
+            exact: whether norms need care.
         """
         end = record.first + record.steps
+        change = changes[0] if len(changes) == 1 else torch.stack([x.to(changes[0].dtype) for x in changes]).amax(0)
         result = None
         if self._start is None and _FIRST_WINDOW - LONGEST_PERIOD < end <= _FIRST_WINDOW:
-            self._former = _running_max(self._former, residual)  # what the first window is compared with
+            self._former = _running_max(self._former, change)  # what the first window is compared with
         elif self._start is not None:
-            self._largest = _running_max(self._largest, residual)
-            repeats = within(record.changes_since(self._kept), sizes)
+            self._largest = _running_max(self._largest, change)
+            # What is back where it was is as large as it was.
+            repeats = within(record.changes_since(self._kept, exact), self._sizes)
             if record.first == self._start:
                 repeats[0] = False  # a lag of one is the residual itself
             self._repeats = repeats.any(0) if self._repeats is None else self._repeats | repeats.any(0)
@@ -60,16 +69,16 @@ class CycleTest:
                 assert self._former is not None
                 result = self._repeats & (self._largest >= _NOT_SHRINKING * self._former)
                 self._former, self._start = self._largest, None
-                self._kept, self._largest, self._repeats = [], None, None
+                self._kept, self._sizes, self._largest, self._repeats = [], [], None, None
         if end == self._opens:
-            self._start = end
-            self._kept = [record.after[-1][i].detach() for i in record.measured]
+            self._start, self._kept = end, record.after[-1]
+            self._sizes = [row_rms(self._kept[i]) for i in record.measured]
             self._opens += min(self._opens, _WIDEST_GAP)
         return result
 
     def keep(self, index: Tensor) -> None:
         """Drop the rows that left."""
-        self._kept = [leaf[index] for leaf in self._kept]
+        self._kept, self._sizes = [leaf[index] for leaf in self._kept], [size[index] for size in self._sizes]
         self._largest, self._former, self._repeats = (
             None if x is None else x[index] for x in (self._largest, self._former, self._repeats)
         )

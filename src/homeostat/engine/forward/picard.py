@@ -18,14 +18,15 @@ class PicardStepper:
         self._measured = problem.layout.measured()
         self._state, self._last = problem.state, problem.state
         self._context = problem.context
+        self._apply = problem.bind(problem.context)
         self._taken = 0
 
     def advance(self, count: int, record_all: bool) -> Record:
         """Take `count` steps; without `record_all` only the last is recorded."""
-        apply, context, state = self.problem.apply, self._context, self._state
+        apply, state = self._apply, self._state
         record = Record(self._taken, self._last, self._measured)
         for left in range(count, 0, -1):
-            after = apply(state, context)
+            after = apply(state)
             if record_all or left == 1:
                 record.add(state, after)
             state = after if self._damping == 1 else self._mix(state, after)
@@ -50,3 +51,4 @@ class PicardStepper:
         self._state = self._last if whole else select(self._state, self.problem.layout, index)
         if len(index):
             self._context = select(self._context, self.problem.context_layout, index)
+            self._apply = self.problem.bind(self._context)

@@ -1,4 +1,4 @@
-"""What some consecutive steps leave behind for the stopping test: states, and the norms of each step."""
+"""What some consecutive steps leave behind for the stopping test: states, and how far each step went."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,60 +20,59 @@ class Record:
     measured: Sequence[int]
     """Positions of the leaves that residuals are taken over."""
     before: list[list[Tensor]] = field(default_factory=list)
-    """Step by step, the measured leaves of z."""
+    """Step by step, the leaves of z."""
     after: list[list[Tensor]] = field(default_factory=list)
-    """Step by step, all leaves of f(z)."""
+    """Step by step, the leaves of f(z)."""
     extrapolated: Tensor | None = None
     """`(steps, rows)` bool: z was a proposal of an accelerated method, which takes it back if f(z) is not finite."""
-    _changes: list[Tensor] | None = None
-    _sizes: list[Tensor] | None = None
+    _changes: list[list[Tensor]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
         return len(self.after)
 
-    def add(self, before: Sequence[Tensor], after: list[Tensor]) -> None:
-        """One more step: all leaves of z and of f(z)."""
-        self.before.append([before[i].detach() for i in self.measured])
+    def add(self, before: list[Tensor], after: list[Tensor], change: list[Tensor] | None = None) -> None:
+        """One more step; `change` is the measured f(z) - z where the method has it."""
+        self.before.append(before)
         self.after.append(after)
+        with torch.no_grad():
+            # Taken at once, while the states are still in the cache.
+            if change is None:
+                change = [after[i] - before[i] for i in self.measured]
+            self._changes.append([row_norms(x) for x in change])
 
-    def norms(self) -> tuple[list[Tensor], list[Tensor]]:
-        """RMS of f(z) - z and of f(z), `(steps, rows)` for each measured leaf; unscaled, see `exact_norms`."""
-        if self._changes is None or self._sizes is None:
-            pairs = [self._leaf_norms(i) for i in range(len(self.measured))]
-            self._changes, self._sizes = [c for c, _ in pairs], [s for _, s in pairs]
-        return self._changes, self._sizes
+    def tail(self) -> "Record":
+        """The last step alone."""
+        origin = self.after[-2] if self.steps > 1 else self.origin
+        extrapolated = None if self.extrapolated is None else self.extrapolated[-1:]
+        return Record(
+            self.first + self.steps - 1,
+            origin,
+            self.measured,
+            self.before[-1:],
+            self.after[-1:],
+            extrapolated,
+            self._changes[-1:],
+        )
 
-    def set_norms(self, changes: list[Tensor], sizes: list[Tensor]) -> None:
-        """Norms that the method had to take anyway."""
-        self._changes, self._sizes = changes, sizes
+    def changes(self) -> list[Tensor]:
+        """RMS of f(z) - z, `(steps, rows)` for each measured leaf, by `row_norms`."""
+        return [torch.stack(leaf) for leaf in zip(*self._changes, strict=True)]
 
-    def _leaf_norms(self, i: int) -> tuple[Tensor, Tensor]:
-        before = [x[i] for x in self.before]
-        after = [x[self.measured[i]].detach() for x in self.after]
-        if self.steps == 1:
-            return row_norms(after[0] - before[0])[None], row_norms(after[0])[None]
-        if all(new is old for new, old in zip(after, before[1:], strict=False)):  # a plain sequence of states
-            states = torch.stack([before[0], *after])
-            new, change = states[1:], states[1:] - states[:-1]
-        else:
-            new = torch.stack(after)
-            change = new - torch.stack(before)
-        rows = new.shape[:2]
-        return row_norms(change.flatten(0, 1)).view(rows), row_norms(new.flatten(0, 1)).view(rows)
+    def last_sizes(self) -> list[Tensor]:
+        """RMS of the last f(z), `(rows,)` for each measured leaf, by `row_norms`."""
+        return [row_norms(self.after[-1][i]) for i in self.measured]
+
+    def changes_since(self, kept: list[Tensor], exact: bool) -> list[Tensor]:
+        """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf; by `row_norms`, unless `exact`."""
+        norm = row_rms if exact else row_norms
+        return [torch.stack([norm(x[i] - kept[i]) for x in self.after]) for i in self.measured]
 
     def exact_norms(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The same, right for every finite value: also where a sum of squares overflows or vanishes."""
+        """RMS of f(z) - z and of f(z), `(steps, rows)` for each measured leaf, right for every finite value."""
         changes, sizes = [], []
-        for i, position in enumerate(self.measured):
-            after = [x[position].detach() for x in self.after]
-            changes.append(torch.stack([row_rms(new - old[i]) for new, old in zip(after, self.before, strict=True)]))
-            sizes.append(torch.stack([row_rms(new) for new in after]))
+        for i in self.measured:
+            pairs = list(zip(self.before, self.after, strict=True))
+            changes.append(torch.stack([row_rms(new[i] - old[i]) for old, new in pairs]))
+            sizes.append(torch.stack([row_rms(new[i]) for _, new in pairs]))
         return changes, sizes
-
-    def changes_since(self, kept: Sequence[Tensor]) -> list[Tensor]:
-        """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf."""
-        return [
-            torch.stack([row_rms(x[i].detach() - old) for x in self.after])
-            for i, old in zip(self.measured, kept, strict=True)
-        ]

@@ -4,6 +4,7 @@ It looks at blocks of steps, after the fact, and finds for every row the first s
 are cut into blocks changes nothing but the cost.
 """
 
+import math
 from bisect import bisect_right
 from typing import NamedTuple
 
@@ -54,6 +55,10 @@ class StopTest:
         self._cycle_floor = noise_floor(leaves, _CYCLE_UNITS)
         # Where a state is smaller than this, changes of interest could vanish when they are squared.
         self._tiny = max(smallest_trusted(leaf.dtype) for leaf in leaves) / self._floor
+        # What counts as near: the tolerance, or the rounding floor where the tolerance lies below it.
+        self._limit: float | Tensor = (
+            self._rtol.clamp(min=self._floor) if isinstance(self._rtol, Tensor) else max(self._rtol, self._floor)
+        )
         self._cycles = CycleTest()
 
         limits = torch.as_tensor(stop.max_steps, dtype=torch.int64).expand(rows)
@@ -90,65 +95,88 @@ class StopTest:
         """
         end = record.first + record.steps
         ending = end in self._ends
-        changes, sizes = record.norms()
-        relative = _largest_ratio(changes, sizes)
-        calm = self.tests and self._calm(relative, changes, sizes)
-        if not calm:
-            changes, sizes = record.exact_norms()
-            relative = _largest_ratio(changes, sizes, zero_is=0.0)
-        self.relative = relative = relative.to(self.residual.dtype)
-        cycling = self._cycles.observe(record, relative, sizes, self._within) if self.tests else None
-        if calm and not ending and cycling is None:
+        changes = record.changes()
+        calm = self.tests and self._calm(changes, record.last_sizes())
+        self.relative, skipped = None, 0
+        if calm and not ending and not self._cycles.due(end):
             return None
 
+        sizes: list[Tensor] = []
+        if not calm:
+            changes, sizes = record.exact_norms()
+        cycling = self._cycles.observe(record, changes, self._within, exact=not calm) if self.tests else None
+        if cycling is not None and not bool(cycling.any()):
+            cycling = None
+        if calm:
+            if not ending and cycling is None:
+                return None
+            skipped, record = record.steps - 1, record.tail()  # whatever ends here ends with the last step
+            changes, sizes = record.exact_norms()
+        relative = self.relative = _largest_ratio(changes, sizes).to(self.residual.dtype)
         diverged = self._diverged(record, sizes)
-        finished = diverged if calm or not self.tests else self._within(changes, sizes) | diverged
-        if self._bare is not None or not self.tests:
-            finished = finished & (~self._bare if self._bare is not None else False)
-        any_step = finished.any(0)
-        at = torch.where(any_step, finished.to(torch.int8).argmax(0), record.steps - 1)
-        status = torch.full_like(rows, Status.MAX_STEPS, dtype=torch.int8)
-        over = any_step | (self._limits[rows] == end)
-        if self.tests:
-            stalled = self._stalled(relative, end) if not calm else torch.zeros_like(any_step)
-            repeats = torch.zeros_like(any_step) if cycling is None else cycling
-            rounding = relative[-1] <= self._cycle_floor
-            stalled, repeats = stalled | (repeats & rounding), repeats & ~rounding
-            if self._bare is not None:
-                stalled, repeats = stalled & ~self._bare, repeats & ~self._bare
-            status[stalled] = Status.STALLED
-            status[repeats] = Status.CYCLING
-            over = over | stalled | repeats
-        gone = diverged.gather(0, at[None])[0]
-        status = torch.where(gone, Status.DIVERGED, torch.where(any_step, Status.CONVERGED, status)).to(torch.int8)
+        over, at, status = self._statuses(rows, end, changes, sizes, relative, diverged, cycling)
         if not bool(over.any()):
             return None
         done = rows[over]
         self.steps[done] = record.first + 1 + at[over]
         self.residual[done] = relative.gather(0, at[None])[0][over]
         self.status[done] = status[over]
-        return Decision(over, at, gone & any_step)
+        reverts = (status == Status.DIVERGED) & (self.tests if self._bare is None else ~self._bare)
+        return Decision(over, at + skipped, over & reverts)
 
-    def _calm(self, relative: Tensor, changes: list[Tensor], sizes: list[Tensor]) -> bool:
-        """No row is near its tolerance, the rounding floor, the bound, or a range where norms need care.
+    def _calm(self, changes: list[Tensor], sizes: list[Tensor]) -> bool:
+        """No row came near its tolerance, the rounding floor, the bound, or a range where norms need care.
 
-        The one look that the host takes at a block of steps; a NaN is never calm.
+        The one look that the host takes at a block of steps. The sizes of f(z) are taken at the last step alone; before
+        it they were no larger than that and all changes together. A NaN is never calm.
         """
-        near = relative
-        limit = max(self._rtol, self._floor) if not isinstance(self._rtol, Tensor) else 1.0
-        if isinstance(self._rtol, Tensor) or self._atol > 0:
-            allowed = [self._atol + self._rtol * size for size in sizes]
-            near = torch.minimum(_largest_ratio(changes, allowed), relative / self._floor)
-            limit = 1.0
-        extremes = [x for size in sizes for x in torch.aminmax(size)]
-        *lows, smallest, largest = torch.cat([near.amin(1), torch.stack(_fold(extremes))]).tolist()
-        self.closest = [x / limit for x in lows]
+        nearest, extremes = None, []
+        for change, size in zip(changes, sizes, strict=True):
+            near = change / (size * self._limit + self._atol if self._atol > 0 else size * self._limit)
+            nearest = near if nearest is None else torch.maximum(nearest, near.to(nearest.dtype))
+            extremes += [*torch.aminmax(size), (change.sum(0) / size).amax()]
+        assert nearest is not None
+        *self.closest, smallest, largest, growth = torch.cat([nearest.amin(1), _fold(extremes)]).tolist()
         return (
             not self._floored
-            and all(x > 1.00001 for x in self.closest)
-            and largest <= min(self._bounds)
+            and min(self.closest) > 1.00001 * (1 + growth)
+            and not any(map(math.isnan, self.closest))
+            and largest * (1 + growth) <= min(self._bounds)
             and smallest >= self._tiny
         )
+
+    def _statuses(
+        self,
+        rows: Tensor,
+        end: int,
+        changes: list[Tensor],
+        sizes: list[Tensor],
+        relative: Tensor,
+        diverged: Tensor,
+        cycling: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Which rows are finished, at which step of the block (its last, where they are not), and how."""
+        steps = len(relative)
+        at_limit = self._limits[rows] == end
+        status = torch.full_like(rows, Status.MAX_STEPS, dtype=torch.int8)
+        if not self.tests:
+            at = torch.full_like(rows, steps - 1)
+            return at_limit, at, torch.where(diverged[-1], Status.DIVERGED, status).to(torch.int8)
+
+        tested = True if self._bare is None else ~self._bare
+        met = (self._within(changes, sizes) | diverged) & tested
+        hit = met.any(0)
+        at = torch.where(hit, met.to(torch.int8).argmax(0), steps - 1)
+        stalled = self._stalled(relative, end)
+        repeats = torch.zeros_like(hit) if cycling is None else cycling
+        rounding = relative[-1] <= self._cycle_floor
+        stalled, repeats = (stalled | (repeats & rounding)) & tested, repeats & ~rounding & tested
+        status[stalled] = Status.STALLED
+        status[repeats] = Status.CYCLING
+        status[hit] = Status.CONVERGED
+        over = hit | stalled | repeats | at_limit
+        status[diverged.gather(0, at[None])[0] & over] = Status.DIVERGED
+        return over, at, status
 
     def _within(self, changes: list[Tensor], sizes: list[Tensor]) -> Tensor:
         met = [change <= self._atol + self._rtol * size for change, size in zip(changes, sizes, strict=True)]
@@ -159,8 +187,11 @@ class StopTest:
         return outside if record.extrapolated is None else outside & ~record.extrapolated
 
     def _stalled(self, relative: Tensor, end: int) -> Tensor:
-        at_floor = torch.where(relative <= self._floor, relative, float("inf"))
-        self._floored = True
+        reached = relative <= self._floor
+        self._floored = self._floored or bool(reached.any())
+        if not self._floored:
+            return reached[-1]
+        at_floor = torch.where(reached, relative, float("inf"))
         self._low = torch.minimum(self._low, at_floor.amin(0))
         if end % CHECKPOINT:
             return torch.zeros_like(self._quiet, dtype=torch.bool)
@@ -175,26 +206,28 @@ class StopTest:
         """Drop the rows that left; `index` are the positions of those that stay."""
         self._best, self._low, self._quiet = self._best[index], self._low[index], self._quiet[index]
         self._bare = None if self._bare is None else self._bare[index]
-        self._rtol = self._rtol[index] if isinstance(self._rtol, Tensor) else self._rtol
+        if isinstance(self._rtol, Tensor):
+            self._rtol = self._rtol[index]
+        if isinstance(self._limit, Tensor):
+            self._limit = self._limit[index]
         self._floored = self._floored and bool(torch.isfinite(torch.minimum(self._best, self._low)).any())
         self._cycles.keep(index)
 
 
-def _largest_ratio(above: list[Tensor], below: list[Tensor], zero_is: float | None = None) -> Tensor:
-    """The largest over leaves of `above / below`; 0/0 is NaN, or `zero_is`."""
+def _largest_ratio(changes: list[Tensor], sizes: list[Tensor]) -> Tensor:
+    """The largest over leaves of `change / size`; 0/0 is 0."""
     largest = None
-    for a, b in zip(above, below, strict=True):
-        ratio = a / b
-        if zero_is is not None:
-            ratio = torch.where(a == 0, zero_is, ratio)
+    for change, size in zip(changes, sizes, strict=True):
+        ratio = torch.where(change == 0, 0, change / size)
         largest = ratio if largest is None else torch.maximum(largest, ratio.to(largest.dtype))
     assert largest is not None, "a state has at least one measured leaf"
     return largest
 
 
-def _fold(extremes: list[Tensor]) -> list[Tensor]:
-    """Smallest and largest of `[min, max, min, max, ...]`."""
-    if len(extremes) == 2:
-        return extremes
-    values = torch.stack([x.double() for x in extremes])
-    return [values.amin(), values.amax()]
+def _fold(extremes: list[Tensor]) -> Tensor:
+    """Of `[smallest, largest, growth]` a leaf: the smallest, largest and largest over leaves."""
+    values = torch.stack(extremes)
+    if len(extremes) == 3:
+        return values
+    smallest, largest, growth = values.view(-1, 3).unbind(1)
+    return torch.stack([smallest.amin(), largest.amax(), growth.amax()])
