@@ -231,7 +231,9 @@ def test_row_evaluations_count_what_the_step_really_saw():
 
     gain = torch.tensor([0.0, 0.3, 0.9, 0.99])[:, None]
     solution = solve(step, torch.zeros(4, 2), gain, stop=Stop(1e-5, 0.0, 400))
-    assert solution.row_evaluations == sum(calls) == int(solution.steps.sum())
+    assert solution.row_evaluations == sum(calls)
+    # A test that looks every few steps may see a row finish late: its answer is that of the first step all the same.
+    assert int(solution.steps.sum()) <= solution.row_evaluations <= 1.02 * int(solution.steps.sum())
     assert len(calls) == solution.steps.max()
     assert calls == sorted(calls, reverse=True)
 

@@ -6,6 +6,7 @@ that an error can say which leaf it means. Nothing is inferred from a size: what
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -65,12 +66,19 @@ class Layout:
     marked: tuple[bool, ...]
     names: tuple[str, ...]
 
+    @cached_property
+    def lone(self) -> bool:
+        """The nest is one bare tensor: the common case, which is spared the taking apart and putting together."""
+        return self.spec.is_leaf() and not self.marked[0]
+
     def measured(self) -> list[int]:
         """Positions of the leaves that residuals are taken over."""
         return [i for i, kind in enumerate(self.kinds) if kind == "measured"]
 
     def build(self, leaves: Sequence[Any], *, marks: bool = False) -> Any:
         """The nest with these leaves; with `marks`, carried leaves are wrapped in `Carry` again."""
+        if self.lone:
+            return leaves[0]
         if marks:
             leaves = [Carry(x) if m else x for x, m in zip(leaves, self.marked, strict=True)]
         return pytree.tree_unflatten(list(leaves), self.spec)
@@ -81,6 +89,10 @@ class Layout:
         Raises:
             ContractError: naming the leaf that differs.
         """
+        if self.lone and isinstance(tree, Tensor):
+            old = like[0]
+            if tree.shape == old.shape and tree.dtype == old.dtype and tree.device == old.device:
+                return [tree]
         try:
             found = self.spec.flatten_up_to(tree)
         except ValueError:

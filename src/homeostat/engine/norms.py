@@ -12,15 +12,38 @@ _SMALL, _LARGE = 1e-15, 1e18
 _BOUNDS = {torch.float64: 1e100, torch.float16: 1e4}
 _DEFAULT_BOUND = 1e28
 
+_PRECISE = (torch.float32, torch.float64)
+
 
 def _flat(leaf: Tensor) -> Tensor:
     """`(batch, ...) -> (batch, n)`, also where a dimension is 0."""
     return leaf.flatten(1) if leaf.ndim > 1 else leaf[:, None]
 
 
+def norm_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What norms and histories of such values are kept in: float32 at least."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def finite_rows(leaf: Tensor) -> Tensor:
     """`(batch,)` bool: no entry is infinite or NaN."""
     return torch.isfinite(_flat(leaf)).all(1)
+
+
+def row_norms(leaf: Tensor) -> Tensor:
+    """Root mean square of each row, `(batch, ...) -> (batch,)`, in float32 at least and in one pass.
+
+    Wrong where a sum of squares overflows or vanishes: below `smallest_trusted`, or above the bound of divergence.
+    """
+    flat = leaf if leaf.ndim == 2 else _flat(leaf)
+    size = flat.shape[1]
+    norm = torch.linalg.vector_norm(flat, dim=1, dtype=None if leaf.dtype in _PRECISE else torch.float32)
+    return norm * size**-0.5 if size else norm
+
+
+def smallest_trusted(dtype: torch.dtype) -> float:
+    """The smallest value for which `row_norms` is right to rounding."""
+    return 1e-140 if dtype == torch.float64 else _SMALL
 
 
 def row_rms(leaf: Tensor) -> Tensor:
@@ -35,8 +58,8 @@ def row_rms(leaf: Tensor) -> Tensor:
     """
     flat = _flat(leaf)
     if flat.shape[1] == 0:
-        return flat.new_zeros(flat.shape[0], dtype=torch.promote_types(leaf.dtype, torch.float32))
-    dtype = torch.promote_types(leaf.dtype, torch.float32)
+        return flat.new_zeros(flat.shape[0], dtype=norm_dtype(leaf.dtype))
+    dtype = norm_dtype(leaf.dtype)
     root = flat.shape[1] ** 0.5
     if flat.is_cuda and dtype == torch.float32:  # a look at the sums would wait for the device; in float64 none is due
         norm = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
@@ -70,11 +93,16 @@ def residuals(before: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[list[T
     return changes, sizes, relative
 
 
+def bound(dtype: torch.dtype) -> float:
+    """The root mean square beyond which an example counts as diverged."""
+    return _BOUNDS.get(dtype, _DEFAULT_BOUND)
+
+
 def out_of_bounds(leaves: Sequence[Tensor], sizes: Sequence[Tensor]) -> Tensor:
     """`(batch,)` bool: a leaf is not finite, or beyond 1e28 (float64: 1e100, float16: 1e4) in root mean square."""
     bad = None
     for leaf, size in zip(leaves, sizes, strict=True):
-        outside = ~(size <= _BOUNDS.get(leaf.dtype, _DEFAULT_BOUND))  # a NaN is outside too
+        outside = ~(size <= bound(leaf.dtype))  # a NaN is outside too
         bad = outside if bad is None else bad | outside
     assert bad is not None, "a state has at least one measured leaf"
     return bad

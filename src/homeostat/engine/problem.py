@@ -35,22 +35,46 @@ class Problem:
         rows = count_rows(leaves, layout, context_leaves, context_layout)
         return cls(step, leaves, layout, context_leaves, context_layout, rows)
 
-    def apply(self, state: Sequence[Tensor], context: Sequence[Any]) -> list[Tensor]:
-        """One step on some rows, checked against the contract.
+    def apply(self, state: list[Tensor], context: Sequence[Any]) -> list[Tensor]:
+        """One step on some rows, checked against the contract; see `bind`."""
+        return self.bind(context)(state)
+
+    def bind(self, context: Sequence[Any]) -> Callable[[list[Tensor]], list[Tensor]]:
+        """One step on some rows as a function of the state's leaves alone, checked against the contract.
 
         Raises:
-            ContractError: what came back does not match the state, or the state was changed in place: a residual would
-                then compare the new state with itself.
+            ContractError: (the function) what came back does not match the state, or the state was changed in place: a
+                residual would then compare the new state with itself.
         """
-        versions = [None if x.is_inference() else x._version for x in state]
-        result = self.step(self.layout.build(state), self.context_layout.build(context))
-        for name, leaf, version in zip(self.layout.names, state, versions, strict=True):
-            if version is not None and leaf._version != version:
-                raise ContractError(f"step changed {name} in place; it must return a new tensor")
-        return self.layout.read(result, state)
+        step, layout, nest = self.step, self.layout, self.context_layout.build(context)
+        if layout.lone:
+
+            def apply_lone(state: list[Tensor]) -> list[Tensor]:
+                old = state[0]
+                version = None if old.is_inference() else old._version
+                new = step(old, nest)
+                if version is not None and old._version != version:
+                    raise _changed_in_place(layout.names[0])
+                return layout.read(new, state)
+
+            return apply_lone
+
+        def apply(state: list[Tensor]) -> list[Tensor]:
+            versions = [None if x.is_inference() else x._version for x in state]
+            result = step(layout.build(state), nest)
+            for name, leaf, version in zip(layout.names, state, versions, strict=True):
+                if version is not None and leaf._version != version:
+                    raise _changed_in_place(name)
+            return layout.read(result, state)
+
+        return apply
 
     def subset(self, index: Tensor) -> "Problem":
         """The same map on some of the rows."""
         state = select(self.state, self.layout, index)
         context = select(self.context, self.context_layout, index)
         return Problem(self.step, state, self.layout, context, self.context_layout, len(index))
+
+
+def _changed_in_place(name: str) -> ContractError:
+    return ContractError(f"step changed {name} in place; it must return a new tensor")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from homeostat.engine.forward.stopping import LONGEST_PERIOD
+from homeostat.engine.forward.cycles import LONGEST_PERIOD
 from homeostat.engine.norms import row_rms
 from homeostat.probes.results import LimitClass
 

@@ -1,14 +1,17 @@
 """Run a problem to its end with a method: the one entrance to everything in `forward`."""
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from homeostat.engine.forward.pace import Pace
+from homeostat.engine.forward.picard import PicardStepper
+from homeostat.engine.forward.record import Record
 from homeostat.engine.forward.stopping import StopTest
-from homeostat.engine.iterate import iterate
-from homeostat.engine.methods import Method
-from homeostat.engine.nest import merge_rows
+from homeostat.engine.methods import Method, Picard
+from homeostat.engine.nest import merge_rows, select
 from homeostat.engine.norms import finite_rows
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
@@ -26,28 +29,101 @@ class Run:
     row_evaluations: int
 
 
-def run(problem: Problem, stop: Stop, method: Method) -> Run:
+@dataclass(frozen=True)
+class Watch:
+    """What is looked at on the way, and how often."""
+
+    best: bool = False
+    """Return the iterate with the lowest residual, not the last."""
+    trace: bool = False
+    sync_every: int | None = None
+
+
+class Stepper(Protocol):
+    """A method at work on the rows that are in the batch."""
+
+    def advance(self, count: int, record_all: bool) -> Record:
+        """Take `count` steps."""
+        ...
+
+    def keep(self, index: Tensor) -> None:
+        """Rows have left."""
+        ...
+
+
+def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) -> Run:  # noqa: B008
     """Iterate; rows that start non-finite, or that may take no step, are left as they are."""
     idle = _rows_that_cannot_start(problem, stop)
     busy = (idle < 0).nonzero().squeeze(1)
     if len(busy) == problem.rows:
-        return _run(problem, stop, method)
+        return _run(problem, stop, method, watch)
     test = StopTest(Stop(max_steps=0), problem.state, problem.layout.measured())
     test.status.copy_(idle)
     evaluations = 0
     leaves = problem.state
     if len(busy):
-        part = _run(problem.subset(busy), rows_of(stop, busy), method)
+        part = _run(problem.subset(busy), rows_of(stop, busy), method, watch)
         leaves = merge_rows(problem.state, busy, part.leaves)
         test.steps[busy], test.residual[busy], test.status[busy] = part.steps, part.residual, part.status
         evaluations = part.row_evaluations
     return Run(leaves, test.steps, test.residual, test.status, evaluations)
 
 
-def _run(problem: Problem, stop: Stop, method: Method) -> Run:
+def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     test = StopTest(stop, problem.state, problem.layout.measured())
-    leaves, evaluations = iterate(problem, max_steps=test.max_steps, monitor=test)
+    stepper = _stepper(problem, method)
+    pace = Pace(problem.state, watch.sync_every)
+    rows = torch.arange(problem.rows, device=problem.state[0].device)
+    pieces: list[tuple[Tensor, list[Tensor]]] = []
+    taken = evaluations = 0
+    while len(rows) and taken < test.max_steps:
+        room = test.room(taken)
+        count = pace.next(room) if test.tests else room
+        record = stepper.advance(count, record_all=test.tests)
+        taken += count
+        evaluations += count * len(rows)
+        with torch.no_grad():
+            decision = test.judge(record, rows)
+        if test.tests:
+            pace.observe(test.closest)
+        if decision is None:
+            continue
+        pieces += _outgoing(problem, record, rows, decision.finished, decision.at - decision.reverted.long())
+        stay = (~decision.finished).nonzero().squeeze(1)
+        rows = rows[stay]
+        if len(rows):
+            stepper.keep(stay)
+            test.keep(stay)
+    leaves = _assemble(problem, pieces)
     return Run(leaves, test.steps, test.residual, test.status, evaluations)
+
+
+def _stepper(problem: Problem, method: Method) -> Stepper:
+    return PicardStepper(problem, method.damping if isinstance(method, Picard) else 1.0)
+
+
+def _outgoing(
+    problem: Problem, record: Record, rows: Tensor, finished: Tensor, at: Tensor
+) -> list[tuple[Tensor, list[Tensor]]]:
+    """Leaves of the rows that leave, each from the step `at`; -1 is the f(z) before the record."""
+    pieces = []
+    for step in at[finished].unique().tolist():
+        index = (finished & (at == step)).nonzero().squeeze(1)
+        source = record.origin if step < 0 else record.after[step]
+        whole = len(index) == len(rows)
+        pieces.append((rows[index], list(source) if whole else select(source, problem.layout, index)))
+    return pieces
+
+
+def _assemble(problem: Problem, pieces: list[tuple[Tensor, list[Tensor]]]) -> list[Tensor]:
+    """The pieces put together in the order of the batch."""
+    if not pieces:
+        return list(problem.state)
+    if len(pieces) == 1:
+        return pieces[0][1]
+    order = torch.cat([index for index, _ in pieces]).argsort()
+    count = len(problem.state)
+    return [torch.cat([piece[i] for _, piece in pieces]).index_select(0, order) for i in range(count)]
 
 
 def _rows_that_cannot_start(problem: Problem, stop: Stop) -> Tensor:

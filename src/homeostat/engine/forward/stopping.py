@@ -1,193 +1,233 @@
-"""The stopping test of `solve`: tolerance, steps, cycles, the rounding floor and divergence, row by row."""
+"""The stopping test of `solve`: tolerance, steps, cycles, the rounding floor and divergence, row by row.
 
-from collections.abc import Sequence
-from typing import Any
+It looks at blocks of steps, after the fact, and finds for every row the first step at which it was finished; how steps
+are cut into blocks changes nothing but the cost.
+"""
+
+import math
+from bisect import bisect_right
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from homeostat.engine.iterate import Release
-from homeostat.engine.norms import noise_floor, out_of_bounds, residuals, row_rms
+from homeostat.engine.forward.cycles import LONGEST_PERIOD, CycleTest
+from homeostat.engine.forward.record import Record
+from homeostat.engine.norms import bound, noise_floor, smallest_trusted
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
 
-LONGEST_PERIOD = 16
-"""Cycles up to this period are recognised."""
+CHECKPOINT = LONGEST_PERIOD
+"""Cycles and stalls are decided at multiples of this many steps."""
 
-# A window of LONGEST_PERIOD steps is compared with one state that was kept at its beginning. Windows open after 32, 64,
-# 128 and 256 steps and every 256 from there on, so that the test costs at most one more norm every second step.
-_FIRST_WINDOW, _WIDEST_GAP = 32, 256
-# Over the gap between two windows (16 steps at least) a cycle's residual keeps this share of itself. A map that
-# converges while alternating, z <- -0.99 z, keeps 0.85.
-_NOT_SHRINKING = 0.999
 # A residual of this many units in the last place can be rounding alone. Where a map contracts slowly and alternates,
 # rounding is kept alive as a small cycle, 1 / (1 - rate) times larger than one rounding.
 _STALL_UNITS, _CYCLE_UNITS = 16, 1000
-# Steps without an improvement of 5 % after which a residual at the rounding floor counts as stalled.
-_PATIENCE = 32
+# Checkpoints in a row without an improvement of 5 % after which a residual at the rounding floor counts as stalled.
+_PATIENCE = 2
 
 
-class CycleTest:
-    """Recognises states that repeat with a period from 2 to 16, from one kept state and a few numbers a row."""
+class Decision(NamedTuple):
+    """Which rows are finished, `(rows,)` each."""
 
-    def __init__(self) -> None:
-        self._opens = _FIRST_WINDOW
-        self._start: int | None = None
-        self._kept: list[Tensor] = []
-        self._largest: Tensor | None = None
-        self._former: Tensor | None = None
-        self._repeats: Tensor | None = None
-
-    def observe(self, step: int, after: Sequence[Tensor], residual: Tensor, within: "Tolerance") -> Tensor | None:
-        """`(active,)` bool, rows that cycle, at the end of a window; None at every other step."""
-        if step < self._opens:
-            if _FIRST_WINDOW - LONGEST_PERIOD <= step < _FIRST_WINDOW:  # what the first window is compared with
-                self._former = residual if self._former is None else torch.maximum(self._former, residual)
-            if self._start is None:
-                return None
-        if self._start is None:
-            self._start, self._kept = step, [leaf.clone() for leaf in after]
-            self._largest, self._repeats = residual, torch.zeros_like(residual, dtype=torch.bool)
-            self._opens += min(self._opens, _WIDEST_GAP)
-            return None
-        assert self._largest is not None
-        assert self._repeats is not None
-        assert self._former is not None
-        self._largest = torch.maximum(self._largest, residual)
-        lag = step - self._start
-        if lag >= 2:
-            self._repeats |= within(
-                [row_rms(new - old) for new, old in zip(after, self._kept, strict=True)],
-                [row_rms(new) for new in after],
-            )
-        if lag < LONGEST_PERIOD:
-            return None
-        cycling = self._repeats & (self._largest >= _NOT_SHRINKING * self._former)
-        self._former, self._start, self._kept = self._largest, None, []
-        return cycling
-
-    def keep(self, index: Tensor) -> None:
-        """Drop the rows that left."""
-        self._kept = [leaf[index] for leaf in self._kept]
-        self._largest, self._former, self._repeats = (
-            None if x is None else x[index] for x in (self._largest, self._former, self._repeats)
-        )
-
-
-class Tolerance:
-    """RMS of the change <= atol + rtol * RMS, in every leaf, for the rows still in the batch."""
-
-    def __init__(self, stop: Stop, rows: int, device: torch.device) -> None:
-        self.atol = stop.atol
-        self.rtol: float | Tensor = stop.rtol
-        if isinstance(stop.rtol, Tensor):
-            self.rtol = stop.rtol.to(device)
-
-    def __call__(self, changes: Sequence[Tensor], sizes: Sequence[Tensor]) -> Tensor:
-        met = None
-        for change, size in zip(changes, sizes, strict=True):
-            inside = change <= self.atol + self.rtol * size
-            met = inside if met is None else met & inside
-        assert met is not None
-        return met
-
-    def keep(self, index: Tensor) -> None:
-        if isinstance(self.rtol, Tensor):
-            self.rtol = self.rtol[index]
+    finished: Tensor
+    at: Tensor
+    """int64: at which step of the record, from 0."""
+    reverted: Tensor
+    """bool, some of the finished: they diverged and keep the f(z) before that step."""
 
 
 class StopTest:
-    """The monitor behind `solve`: fills `steps`, `residual` and `status`, row by row."""
+    """Fills `steps`, `residual` and `status` of every example as its row is finished."""
 
-    def __init__(self, stop: Stop, state: Sequence[Tensor], measured: Sequence[int]) -> None:
+    def __init__(self, stop: Stop, state: list[Tensor], measured: list[int]) -> None:
         rows, device = state[0].shape[0], state[0].device
-        self._measured = measured
-        self._tests = stop.tests
-        # Rows without a tolerance, where others have one; None where all rows are tested.
+        leaves = [state[i] for i in measured]
+        self.tests = stop.tests
+        self._atol = stop.atol
+        self._rtol: float | Tensor = stop.rtol.to(device) if isinstance(stop.rtol, Tensor) else stop.rtol
+        # Rows without a tolerance, where others have one: they take all of their steps, and are looked at only then.
         self._bare: Tensor | None = None
-        if isinstance(stop.rtol, Tensor) and stop.tests and stop.atol == 0:
-            self._bare = stop.rtol.to(device) == 0
-        self._tolerance = Tolerance(stop, rows, device)
+        if isinstance(self._rtol, Tensor) and stop.atol == 0:
+            self._bare = self._rtol == 0
+        self._bounds = [bound(leaf.dtype) for leaf in leaves]
+        self._floor = noise_floor(leaves, _STALL_UNITS)
+        self._cycle_floor = noise_floor(leaves, _CYCLE_UNITS)
+        # Where a state is smaller than this, changes of interest could vanish when they are squared.
+        self._tiny = max(smallest_trusted(leaf.dtype) for leaf in leaves) / self._floor
+        # What counts as near: the tolerance, or the rounding floor where the tolerance lies below it.
+        self._limit: float | Tensor = (
+            self._rtol.clamp(min=self._floor) if isinstance(self._rtol, Tensor) else max(self._rtol, self._floor)
+        )
         self._cycles = CycleTest()
-        self._floor = noise_floor([state[i] for i in measured], _STALL_UNITS)
-        self._cycle_floor = noise_floor([state[i] for i in measured], _CYCLE_UNITS)
-        limits = stop.max_steps
-        self.max_steps = int(limits.max()) if isinstance(limits, Tensor) and rows else 0
-        if not isinstance(limits, Tensor):
-            self.max_steps = limits
-            limits = torch.full((rows,), limits, dtype=torch.int64)
-        self._limits = limits.to(device=device, dtype=torch.int64)
-        # Known on the host, so that no step waits for the device only to learn that no row is at its limit.
-        self._ends = set(limits.tolist())
+
+        limits = torch.as_tensor(stop.max_steps, dtype=torch.int64).expand(rows)
+        self._ends = sorted(set(limits.tolist()))
+        self.max_steps = self._ends[-1] if self._ends else 0
+        self._limits = limits.to(device)
 
         self.steps = torch.zeros(rows, dtype=torch.int64, device=device)
         self.status = torch.full((rows,), Status.MAX_STEPS, dtype=torch.int8, device=device)
-        self.residual = torch.full((rows,), float("nan"), dtype=torch.float32, device=device)
-        if any(state[i].dtype == torch.float64 for i in measured):
-            self.residual = self.residual.double()
+        dtype = torch.float64 if any(leaf.dtype == torch.float64 for leaf in leaves) else torch.float32
+        self.residual = torch.full((rows,), float("nan"), dtype=dtype, device=device)
+        # For the stall test, of residuals at the rounding floor: lowest so far, lowest since the last checkpoint, and
+        # the number of checkpoints since it improved.
+        self._floored = False
         self._best = torch.full_like(self.residual, float("inf"))
-        self._best_at = torch.zeros_like(self.steps)
+        self._low = torch.full_like(self.residual, float("inf"))
+        self._quiet = torch.zeros_like(self.steps)
 
-    def observe(
-        self, step: int, rows: Tensor, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any]
-    ) -> Release | None:
-        """See `Monitor.observe`."""
-        ending = step in self._ends
-        if not self._tests and not ending:
+        self.closest: list[float] = []
+        """Step by step of the last record, the lowest residual of any row in units of the tolerance."""
+        self.relative: Tensor | None = None
+        """Relative residuals of the last record, `(steps, rows)`."""
+
+    def room(self, taken: int) -> int:
+        """Steps until the test has to look again: up to the next limit, or the next checkpoint."""
+        end = self._ends[bisect_right(self._ends, taken)] - taken
+        return min(end, CHECKPOINT - taken % CHECKPOINT) if self.tests else end
+
+    def judge(self, record: Record, rows: Tensor) -> Decision | None:
+        """Look at some steps of the rows that are in the batch; `rows` are their places among all examples.
+
+        Returns:
+            None where no row is finished.
+        """
+        end = record.first + record.steps
+        ending = end in self._ends
+        changes = record.changes()
+        calm = self.tests and self._calm(changes, record.last_sizes())
+        self.relative, skipped = None, 0
+        if calm and not ending and not self._cycles.due(end):
             return None
-        old, new = [before[i] for i in self._measured], [after[i] for i in self._measured]
-        changes, sizes, relative = residuals(old, new)
-        relative = relative.to(self.residual.dtype)
-        diverged = out_of_bounds(new, sizes)
-        at_limit = self._limits <= step
-        # The bare loop: nothing is decided before the end, and what is there then is returned as it is.
-        if not self._tests:
-            status = torch.where(diverged, Status.DIVERGED, Status.MAX_STEPS)
-            return self._finish(at_limit, None, step, rows, relative, status)
 
+        sizes: list[Tensor] = []
+        if not calm:
+            changes, sizes = record.exact_norms()
+        cycling = self._cycles.observe(record, changes, self._within, exact=not calm) if self.tests else None
+        if cycling is not None and not bool(cycling.any()):
+            cycling = None
+        if calm:
+            if not ending and cycling is None:
+                return None
+            skipped, record = record.steps - 1, record.tail()  # whatever ends here ends with the last step
+            changes, sizes = record.exact_norms()
+        relative = self.relative = _largest_ratio(changes, sizes).to(self.residual.dtype)
+        diverged = self._diverged(record, sizes)
+        over, at, status = self._statuses(rows, end, changes, sizes, relative, diverged, cycling)
+        if not bool(over.any()):
+            return None
+        done = rows[over]
+        self.steps[done] = record.first + 1 + at[over]
+        self.residual[done] = relative.gather(0, at[None])[0][over]
+        self.status[done] = status[over]
+        reverts = (status == Status.DIVERGED) & (self.tests if self._bare is None else ~self._bare)
+        return Decision(over, at + skipped, over & reverts)
+
+    def _calm(self, changes: list[Tensor], sizes: list[Tensor]) -> bool:
+        """No row came near its tolerance, the rounding floor, the bound, or a range where norms need care.
+
+        The one look that the host takes at a block of steps. The sizes of f(z) are taken at the last step alone; before
+        it they were no larger than that and all changes together. A NaN is never calm.
+        """
+        nearest, extremes = None, []
+        for change, size in zip(changes, sizes, strict=True):
+            near = change / (size * self._limit + self._atol if self._atol > 0 else size * self._limit)
+            nearest = near if nearest is None else torch.maximum(nearest, near.to(nearest.dtype))
+            extremes += [*torch.aminmax(size), (change.sum(0) / size).amax()]
+        assert nearest is not None
+        *self.closest, smallest, largest, growth = torch.cat([nearest.amin(1), _fold(extremes)]).tolist()
+        return (
+            not self._floored
+            and min(self.closest) > 1.00001 * (1 + growth)
+            and not any(map(math.isnan, self.closest))
+            and largest * (1 + growth) <= min(self._bounds)
+            and smallest >= self._tiny
+        )
+
+    def _statuses(
+        self,
+        rows: Tensor,
+        end: int,
+        changes: list[Tensor],
+        sizes: list[Tensor],
+        relative: Tensor,
+        diverged: Tensor,
+        cycling: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Which rows are finished, at which step of the block (its last, where they are not), and how."""
+        steps = len(relative)
+        at_limit = self._limits[rows] == end
         status = torch.full_like(rows, Status.MAX_STEPS, dtype=torch.int8)
-        finished = at_limit
-        stalled = self._stalled(step, relative)
-        repeats = self._cycles.observe(step, new, relative, self._tolerance)
-        if repeats is None:
-            repeats = torch.zeros_like(stalled)
-        rounding = relative <= self._cycle_floor
-        for condition, kind in (
-            (stalled | (repeats & rounding), Status.STALLED),
-            (repeats & ~rounding, Status.CYCLING),
-            (self._tolerance(changes, sizes), Status.CONVERGED),
-            (diverged, Status.DIVERGED),
-        ):
-            if self._bare is not None:
-                condition = condition & ~self._bare
-            finished = finished | condition
-            status = torch.where(condition, kind, status)
-        revert = diverged
-        if self._bare is not None:
-            status = torch.where(self._bare & diverged, Status.DIVERGED, status)
-            revert = diverged & ~self._bare
-        if not bool(finished.any()):
-            return None
-        return self._finish(finished, revert, step, rows, relative, status)
+        if not self.tests:
+            at = torch.full_like(rows, steps - 1)
+            return at_limit, at, torch.where(diverged[-1], Status.DIVERGED, status).to(torch.int8)
 
-    def _stalled(self, step: int, relative: Tensor) -> Tensor:
-        better = relative < 0.95 * self._best
-        self._best = torch.where(better, relative, self._best)
-        self._best_at = torch.where(better, step, self._best_at)
-        return (relative <= self._floor) & (step - self._best_at >= _PATIENCE)
+        tested = True if self._bare is None else ~self._bare
+        met = (self._within(changes, sizes) | diverged) & tested
+        hit = met.any(0)
+        at = torch.where(hit, met.to(torch.int8).argmax(0), steps - 1)
+        stalled = self._stalled(relative, end)
+        repeats = torch.zeros_like(hit) if cycling is None else cycling
+        rounding = relative[-1] <= self._cycle_floor
+        stalled, repeats = (stalled | (repeats & rounding)) & tested, repeats & ~rounding & tested
+        status[stalled] = Status.STALLED
+        status[repeats] = Status.CYCLING
+        status[hit] = Status.CONVERGED
+        over = hit | stalled | repeats | at_limit
+        status[diverged.gather(0, at[None])[0] & over] = Status.DIVERGED
+        return over, at, status
 
-    def _finish(
-        self, finished: Tensor, revert: Tensor | None, step: int, rows: Tensor, relative: Tensor, status: Tensor
-    ) -> Release:
-        done = rows[finished]
-        self.steps[done] = step
-        self.residual[done] = relative[finished]
-        self.status[done] = status[finished].to(torch.int8)
-        return Release(finished, revert)
+    def _within(self, changes: list[Tensor], sizes: list[Tensor]) -> Tensor:
+        met = [change <= self._atol + self._rtol * size for change, size in zip(changes, sizes, strict=True)]
+        return torch.stack(met).all(0) if len(met) > 1 else met[0]
+
+    def _diverged(self, record: Record, sizes: list[Tensor]) -> Tensor:
+        outside = torch.stack([~(s <= b) for s, b in zip(sizes, self._bounds, strict=True)]).any(0)
+        return outside if record.extrapolated is None else outside & ~record.extrapolated
+
+    def _stalled(self, relative: Tensor, end: int) -> Tensor:
+        reached = relative <= self._floor
+        self._floored = self._floored or bool(reached.any())
+        if not self._floored:
+            return reached[-1]
+        at_floor = torch.where(reached, relative, float("inf"))
+        self._low = torch.minimum(self._low, at_floor.amin(0))
+        if end % CHECKPOINT:
+            return torch.zeros_like(self._quiet, dtype=torch.bool)
+        better = self._low < 0.95 * self._best
+        seen = torch.isfinite(torch.minimum(self._best, self._low))
+        self._quiet = torch.where(better | ~seen, 0, self._quiet + 1)
+        self._best = torch.minimum(self._best, self._low)
+        self._low = torch.full_like(self._low, float("inf"))
+        return (relative[-1] <= self._floor) & (self._quiet >= _PATIENCE)
 
     def keep(self, index: Tensor) -> None:
-        """See `Monitor.keep`."""
-        self._limits, self._best, self._best_at = self._limits[index], self._best[index], self._best_at[index]
+        """Drop the rows that left; `index` are the positions of those that stay."""
+        self._best, self._low, self._quiet = self._best[index], self._low[index], self._quiet[index]
         self._bare = None if self._bare is None else self._bare[index]
-        self._tolerance.keep(index)
+        if isinstance(self._rtol, Tensor):
+            self._rtol = self._rtol[index]
+        if isinstance(self._limit, Tensor):
+            self._limit = self._limit[index]
+        self._floored = self._floored and bool(torch.isfinite(torch.minimum(self._best, self._low)).any())
         self._cycles.keep(index)
+
+
+def _largest_ratio(changes: list[Tensor], sizes: list[Tensor]) -> Tensor:
+    """The largest over leaves of `change / size`; 0/0 is 0."""
+    largest = None
+    for change, size in zip(changes, sizes, strict=True):
+        ratio = torch.where(change == 0, 0, change / size)
+        largest = ratio if largest is None else torch.maximum(largest, ratio.to(largest.dtype))
+    assert largest is not None, "a state has at least one measured leaf"
+    return largest
+
+
+def _fold(extremes: list[Tensor]) -> Tensor:
+    """Of `[smallest, largest, growth]` a leaf: the smallest, largest and largest over leaves."""
+    values = torch.stack(extremes)
+    if len(extremes) == 3:
+        return values
+    smallest, largest, growth = values.view(-1, 3).unbind(1)
+    return torch.stack([smallest.amin(), largest.amax(), growth.amax()])

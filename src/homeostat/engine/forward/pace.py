@@ -1,0 +1,44 @@
+"""How many steps to take before the stopping test looks again.
+
+The test finds the first step at which a row was finished, whenever it looks. Looking late costs evaluations that nobody
+needs and memory for the states in between; looking often costs time. So: few steps where a row is about to finish or a
+state is large, many where every row is far from its tolerance.
+"""
+
+import math
+
+from torch import Tensor
+
+from homeostat.engine.forward.stopping import CHECKPOINT
+
+# States in between are kept where a block of them is no larger than this.
+_BLOCK_BYTES = 1 << 19
+# Share of the steps that are left, by the present rate, before the test looks again.
+_CAUTION = 0.5
+
+
+class Pace:
+    """Chooses block lengths from the residuals so far."""
+
+    def __init__(self, state: list[Tensor], sync_every: int | None) -> None:
+        size = sum(leaf.numel() * leaf.element_size() for leaf in state)
+        self._most = max(1, min(CHECKPOINT, _BLOCK_BYTES // max(size, 1)))
+        self._fixed = sync_every
+        self._next = 1
+        self._former: float | None = None
+
+    def next(self, room: int) -> int:
+        """Steps of the next block, `room` at most."""
+        return min(room, self._fixed or self._next)
+
+    def observe(self, closest: list[float]) -> None:
+        """Learn from a block: the lowest residual of any row at each of its steps, in units of the tolerance."""
+        first, last = self._former or closest[0], closest[-1]
+        steps = len(closest) if self._former is not None else len(closest) - 1
+        self._former = last
+        left = math.inf
+        if steps and 0 < last < first:
+            left = math.log(max(last, 1.0)) / (math.log(first / last) / steps)
+        elif not last > 0:
+            left = 1
+        self._next = max(1, int(min(2 * self._next, self._most, _CAUTION * left)))
