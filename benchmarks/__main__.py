@@ -1,6 +1,7 @@
 """`python -m benchmarks`: everything, or `--only` some groups; prints a table, and writes results and documentation."""
 
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import acceleration, batches, memory, overhead, training
+from benchmarks import acceleration, batches, memory, overhead, peers_jax, training
 from benchmarks.report import table, write_document
 from benchmarks.results import Figure, describe_machine, save
 
@@ -30,6 +31,7 @@ GROUPS: dict[str, Group] = {
     "batches": batches.measure,
     "memory": memory.measure,
     "training": training.measure,
+    "jax": peers_jax.measure,
 }
 
 
@@ -40,6 +42,7 @@ def _measure(names: list[str], device: str, share: float, console: Console) -> l
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(device, total=len(names))
         for name in names:
+            start = time.perf_counter()
             progress.update(task, description=f"{device}: {name}")
             try:
                 for figure in GROUPS[name](device, share):
@@ -49,6 +52,7 @@ def _measure(names: list[str], device: str, share: float, console: Console) -> l
                 console.print_exception()
                 figures.append(Figure.absent(name, f"{name}: the rest", f"{type(error).__name__}: {error}"))
             progress.advance(task)
+            progress.console.print(f"{device}: {name} took {time.perf_counter() - start:.0f} s")
     return figures
 
 

@@ -10,8 +10,8 @@ How they are drawn, written down before any of them was solved:
 * a map belongs to the set where plain iteration converges within `LIMIT` steps; seeds go up from 0 until each family
   has its share, and what was left out is counted.
 
-Beside them, shifts: `z <- S z + b` with `S` the shift of length n, which plain iteration solves in n + 1 steps (the last
-one sees that nothing changes) and which nothing solves in less than about n.
+Beside them, shifts: `z <- S z + b` with `S` the shift of length n, which plain iteration solves in n + 1 steps (the
+last one sees that nothing changes) and which nothing solves in less than about n.
 """
 
 import math

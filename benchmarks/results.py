@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,6 +68,9 @@ class Figure:
         if self.target is None:
             return "reported"
         return "reached" if self.target.met(self.value) else "not reached"
+
+    def with_details(self, **more: Any) -> "Figure":
+        return replace(self, details={**self.details, **more})
 
     @classmethod
     def ratio(cls, group: str, name: str, pairs: Paired, *, scale: float = 1.0, **rest: Any) -> "Figure":

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -72,6 +73,38 @@ def clock(run: Run, device: str) -> float:
     return time.perf_counter() - start
 
 
+Clock = Callable[[], float]
+
+
+def interleaved(
+    reference: Clock, candidates: Mapping[str, Clock], *, seconds: float, least: int, most: int
+) -> dict[str, Paired]:
+    """Read every candidate's clock between two readings of the reference's, round after round.
+
+    Args:
+        reference: runs what is divided by, and says how many seconds it took.
+        candidates: the same for what is timed, by name.
+        seconds: rounds are begun until this much time is spent,
+        least, most: but at least and at most so many.
+    """
+    if not candidates:
+        return {}
+    mine: dict[str, list[float]] = {name: [] for name in candidates}
+    beside: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + seconds
+    rounds = 0
+    with quiet_collector():
+        while rounds < least or (rounds < most and time.perf_counter() < end):
+            before = reference()
+            for name, candidate in candidates.items():
+                mine[name].append(candidate())
+                after = reference()
+                beside[name].append((before + after) / 2)
+                before = after
+            rounds += 1
+    return {name: Paired(tuple(mine[name]), tuple(beside[name])) for name in candidates}
+
+
 def paired(
     reference: Run,
     candidates: Mapping[str, Run],
@@ -82,14 +115,12 @@ def paired(
     most: int = 60,
     warm_up: int = 2,
 ) -> dict[str, Paired]:
-    """Time every candidate between two runs of the reference, round after round.
+    """Time runs of this process against a reference, in pairs.
 
     Args:
-        reference: what is divided by.
-        candidates: what is timed, by name.
+        reference, candidates: what is run.
         device: where the runs compute.
-        seconds: rounds are begun until this much time is spent,
-        least, most: but at least and at most so many.
+        seconds, least, most: how long, see `interleaved`.
         warm_up: runs of everything before the first that counts.
 
     Example:
@@ -100,17 +131,5 @@ def paired(
     for run in (reference, *candidates.values()):
         for _ in range(warm_up):
             run()
-    mine: dict[str, list[float]] = {name: [] for name in candidates}
-    beside: dict[str, list[float]] = {name: [] for name in candidates}
-    end = time.perf_counter() + seconds
-    rounds = 0
-    with quiet_collector():
-        while rounds < least or (rounds < most and time.perf_counter() < end):
-            before = clock(reference, device)
-            for name, run in candidates.items():
-                mine[name].append(clock(run, device))
-                after = clock(reference, device)
-                beside[name].append((before + after) / 2)
-                before = after
-            rounds += 1
-    return {name: Paired(tuple(mine[name]), tuple(beside[name])) for name in candidates}
+    clocks = {name: partial(clock, run, device) for name, run in candidates.items()}
+    return interleaved(partial(clock, reference, device), clocks, seconds=seconds, least=least, most=most)
