@@ -27,7 +27,9 @@ def _gains(dtype: torch.dtype, device: str) -> Tensor:
 
 def linear(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
     """Row-evaluations of `z <- a z + x`."""
-    del device, share  # they are the same anywhere
+    del share
+    if device != "cpu":  # they are the same anywhere
+        return
     unknowns = 128
     source = torch.randn(_ROWS, unknowns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     context = (_gains(torch.float64, "cpu")[:, None], source)

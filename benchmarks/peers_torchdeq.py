@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cells import Cell
+from benchmarks.cells import Cell, Step
 
 try:
-    from torchdeq import get_deq
-    from torchdeq.solver import get_solver
+    from torchdeq import get_deq  # pyright: ignore[reportMissingImports]
+    from torchdeq.solver import get_solver  # pyright: ignore[reportMissingImports]
 except ImportError:
     get_deq = get_solver = None
 
@@ -34,7 +34,7 @@ def solver(
     # Broyden evaluates the start before its first counted step; the two others count every evaluation.
     budget = evaluations - 1 if method == "Broyden" else evaluations
 
-    def run(step: Callable[[Tensor, Tensor], Tensor], state: Tensor, context: Tensor) -> tuple[Tensor, Any]:
+    def run(step: Step, state: Tensor, context: Any) -> tuple[Tensor, Any]:
         with torch.no_grad():
             end, _, statistics = found(
                 lambda z: step(z, context), state, max_iter=budget, tol=tol, stop_mode=mode, **options

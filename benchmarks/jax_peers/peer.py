@@ -1,3 +1,4 @@
+# pyright: basic, reportMissingImports=false
 """jaxopt and optimistix on the same cells, in a process and an environment of their own; knows nothing of ours.
 
 Driven by lines of JSON on standard input, one answer a line: so that its runs can alternate with those of the process
