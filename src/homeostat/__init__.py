@@ -1,5 +1,6 @@
 """Homeostat: models that think by iterating. Does thinking longer help, on which inputs, and when should it stop?"""
 
+from homeostat import nn
 from homeostat.engine import (
     GMRES,
     Anderson,
@@ -48,6 +49,7 @@ __all__ = [
     "audit",
     "from_functions",
     "load",
+    "nn",
     "predict",
     "solve",
     "train",
