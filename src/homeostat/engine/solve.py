@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.implicit import implicit
+from homeostat.engine.backward.implicit import implicit, neumann, shine
+from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
 from homeostat.engine.forward.run import run
-from homeostat.engine.gradients import Gradient, Implicit, Unrolled
+from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
 from homeostat.engine.methods import Method, Picard
 from homeostat.engine.problem import Problem, StepFunction
 from homeostat.engine.solution import Adjoint, Solution
@@ -37,8 +38,9 @@ def solve(
         context: what `step` needs beside the state, batch first; parts that are not per example are marked `Shared`.
         method: how to iterate.
         stop: when an example stops.
-        gradient: `Implicit()` or `Unrolled()`. Used where gradients are enabled; gradients reach the parameters that
-            `step` closes over, the context, and with `Unrolled` the start.
+        gradient: `Implicit()`, `Phantom()`, `OneStep()`, `Neumann()`, `Shine()` or `Unrolled()`. Used where gradients
+            are enabled; gradients reach the parameters that `step` closes over, the context, and with `Unrolled` the
+            start. The state that is returned is the same with each of them.
 
     Returns:
         A `Solution`. Its state is the last f(z) of each example, and `residual` was measured on the way to it.
@@ -72,6 +74,16 @@ def solve(
     else:
         with torch.no_grad():
             found = run(problem, stop, method)
-        found = implicit(problem, found, gradient, adjoint)
+        match gradient:
+            case Implicit():
+                found = implicit(problem, found, gradient, stop, adjoint)
+            case Neumann():
+                found = neumann(problem, found, gradient, adjoint)
+            case Shine():
+                found = shine(problem, found, gradient)
+            case Phantom():
+                found = phantom(problem, found, gradient.steps, gradient.damping)
+            case OneStep():
+                found = phantom(problem, found, steps=1, damping=1.0)
     nest = problem.layout.build(found.leaves, marks=True)
     return Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, adjoint)
