@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homeostat.engine.backward.functional import refuse_vmap
 from homeostat.engine.backward.implicit import implicit, neumann, shine
 from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
@@ -46,7 +47,8 @@ def solve(
         A `Solution`. Its state is the last f(z) of each example, and `residual` was measured on the way to it.
 
     Raises:
-        ContractError: a `step` that changes structure, shape, dtype or device; leaves whose rows do not match.
+        ContractError: a `step` that changes structure, shape, dtype or device; leaves whose rows do not match; a
+            solve under `torch.vmap`, or in forward-mode differentiation with another gradient than `Unrolled`.
         ConvergenceError: rows did not converge and `gradient.on_failure` is `"raise"`.
 
     Example:
@@ -61,6 +63,7 @@ def solve(
     for name, value, kinds in (("method", method, Method), ("stop", stop, Stop), ("gradient", gradient, Gradient)):
         if not isinstance(value, kinds):
             raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
+    refuse_vmap()
     problem = Problem.of(step, state, context)
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
         if isinstance(value, Tensor) and len(value) != problem.rows:

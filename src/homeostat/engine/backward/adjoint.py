@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from homeostat.engine.backward.krylov import solve_by_cycles
-from homeostat.engine.backward.tape import Tape
+from homeostat.engine.backward.tape import AnyTape, record
 from homeostat.engine.forward.run import run
 from homeostat.engine.methods import AdjointMethod, Anderson, Picard
 from homeostat.engine.problem import Problem
@@ -28,7 +28,7 @@ class JacobianRows:
         autocast: what `f` is recorded under, when it is recorded again.
     """
 
-    def __init__(self, problem: Problem, tape: Tape, autocast: AbstractContextManager[Any]) -> None:
+    def __init__(self, problem: Problem, tape: AnyTape, autocast: AbstractContextManager[Any]) -> None:
         self._problem, self._whole, self._autocast = problem, tape, autocast
         self._all = torch.arange(problem.rows, device=problem.state[0].device)
         self._tape, self._held = tape, self._all
@@ -71,7 +71,7 @@ class JacobianRows:
             self._tape, self._held = self._whole, self._all
             place = rows
         if 4 * len(rows) <= 3 * len(self._held):
-            self._tape, self._held = Tape(self._problem.subset(rows), self._autocast), rows
+            self._tape, self._held = record(self._problem.subset(rows), self._autocast), rows
             self.evaluations += len(rows)
         same = len(rows) == len(self._held)
         self._place = None if same else place
@@ -106,7 +106,7 @@ def solve_adjoint(
         >>> from homeostat.engine.methods import GMRES
         >>> from homeostat.engine.backward.tape import present_autocast
         >>> problem = Problem.of(lambda z, _: 0.75 * z + 1, torch.full((2, 3), 4.0), None)
-        >>> jacobian = JacobianRows(problem, Tape(problem), present_autocast(torch.device("cpu")))
+        >>> jacobian = JacobianRows(problem, record(problem), present_autocast(torch.device("cpu")))
         >>> u, adjoint = solve_adjoint(jacobian, torch.arange(2), [torch.ones(2, 3)], GMRES(), Stop(1e-5))
         >>> u[0][0].round(decimals=3), adjoint.steps
         (tensor([4., 4., 4.]), tensor([3, 3]))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homeostat.engine.backward.functional import is_transformed, refuse_forward_mode
 from homeostat.engine.forward.run import Run
 from homeostat.engine.nest import merge_rows
 from homeostat.engine.norms import finite_rows
@@ -55,7 +56,11 @@ def bad_rows(outputs: Sequence[Tensor]) -> Tensor | None:
     """`(rows,)` bool, rows that are not finite; None where all are.
 
     A recorded row that overflows would put a NaN into shared parameters, whatever gradient it is given.
+
+    Raises:
+        ContractError: forward-mode differentiation is asked of these rows.
     """
+    refuse_forward_mode(outputs)
     bad = ~torch.stack([finite_rows(x) for x in outputs]).all(0)
     return bad if bool(bad.any()) else None
 
@@ -96,9 +101,13 @@ class _Tie(torch.autograd.Function):
     """The values of the first half of the tensors, with the graph of the second half."""
 
     @staticmethod
-    def forward(ctx: Any, transform: tuple[str, Transform] | None, count: int, *leaves: Tensor) -> tuple[Tensor, ...]:
-        ctx.transform, ctx.outputs = transform, leaves[count:] if transform else None
+    def forward(transform: tuple[str, Transform] | None, count: int, *leaves: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return tuple(x.clone() for x in leaves[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        transform, count, *leaves = inputs
+        ctx.transform, ctx.outputs = transform, leaves[count:] if transform else None
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -107,10 +116,33 @@ class _Tie(torch.autograd.Function):
             return (*nothing, *cotangents)
         name, transform = ctx.transform
         with torch.no_grad():
-            found = transform(cotangents)
+            found = _OneByOne.apply(transform, *cotangents) if is_transformed() else transform(cotangents)
         if torch.is_grad_enabled():  # create_graph=True
             found = _NoSecondDerivative.apply(name, len(found), *found, *ctx.outputs)
         return (*nothing, *found)
+
+
+class _OneByOne(torch.autograd.Function):
+    """A transform of gradients that come as a whole Jacobian's rows (`jacrev`, `is_grads_batched`): one after another.
+
+    Each is a solve with its own steps, which `vmap` could not take together.
+    """
+
+    @staticmethod
+    def forward(transform: Transform, *cotangents: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(transform(cotangents))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Nothing is kept: it is called without gradients."""
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], transform: Transform, *cotangents: Tensor) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        found = []
+        for k in range(info.batch_size):
+            one = [g if d is None else g.select(d, k) for g, d in zip(cotangents, dims[1:], strict=True)]
+            found.append(_OneByOne.apply(transform, *one))
+        return tuple(torch.stack(leaf) for leaf in zip(*found, strict=True)), (0,) * len(cotangents)
 
 
 class _NoSecondDerivative(torch.autograd.Function):
@@ -120,10 +152,15 @@ class _NoSecondDerivative(torch.autograd.Function):
     respect to parameters would go round it and be wrong. Hence the recorded outputs, which lead to the parameters.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        ctx.name = name
+    def forward(name: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return tuple(x.clone() for x in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.name = inputs[0]
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

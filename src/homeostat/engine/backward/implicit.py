@@ -11,7 +11,7 @@ from torch import Tensor
 from homeostat.engine.backward.adjoint import JacobianRows, solve_adjoint
 from homeostat.engine.backward.attach import Part, Transform, attach, bad_rows, untied
 from homeostat.engine.backward.failure import report_failure
-from homeostat.engine.backward.tape import Tape, present_autocast
+from homeostat.engine.backward.tape import AnyTape, present_autocast, record
 from homeostat.engine.forward.run import Run
 from homeostat.engine.gradients import Implicit, Neumann, OnFailure, Shine
 from homeostat.engine.methods import Picard
@@ -104,12 +104,12 @@ def _tied(
     keep = found.status == Status.CONVERGED if on_failure == "mask" else found.status != Status.DIVERGED
     part = Part.of(problem, found, keep)
     evaluations = part.problem.rows
-    tape = Tape(part.problem) if evaluations else None
+    tape = record(part.problem) if evaluations else None
     if tape is not None:
         bad = bad_rows(tape.outputs)
         if bad is not None:
             part = part.without(bad)
-            tape = Tape(part.problem) if part.problem.rows else None
+            tape = record(part.problem) if part.problem.rows else None
             evaluations += part.problem.rows
         if tape is not None and not tape.reaches_others():
             return untied(found, evaluations)
@@ -123,7 +123,7 @@ def _tied(
 class _Adjoint:
     """From the gradient of the solved state to the cotangent `u` of the recorded evaluation, in three ways."""
 
-    def __init__(self, part: Part, tape: Tape, forward: Tensor, log: list[Adjoint]) -> None:
+    def __init__(self, part: Part, tape: AnyTape, forward: Tensor, log: list[Adjoint]) -> None:
         # Without the context's graph: what is recorded again in `backward` serves Jacobian products only.
         context = [x.detach() if isinstance(x, Tensor) else x for x in part.problem.context]
         self._problem = replace(part.problem, context=context)

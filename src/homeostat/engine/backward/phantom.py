@@ -7,6 +7,7 @@ from torch import Tensor
 
 from homeostat.engine.backward.attach import Part, attach, bad_rows, untied
 from homeostat.engine.backward.failure import report_failure
+from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.forward.run import Run
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
@@ -35,7 +36,7 @@ def phantom(problem: Problem, found: Run, steps: int, damping: float) -> Run:
         if bad is None:
             break
         part = part.without(bad)
-    if part.problem.rows and not any(x.requires_grad for x in outputs):
+    if part.problem.rows and not (is_transformed() or any(x.requires_grad for x in outputs)):
         return untied(found, evaluations)
     report_failure("forward", found.status, "warn", stacklevel=3)
     if not part.problem.rows:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homeostat.engine.backward.functional import FunctionalTape, is_transformed
 from homeostat.engine.problem import Problem
 
 
@@ -91,6 +92,23 @@ class Tape:
         outputs, chosen = zip(*pairs, strict=True)
         found = torch.autograd.grad(outputs, at, chosen, retain_graph=True, allow_unused=True)
         return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
+
+
+AnyTape = Tape | FunctionalTape
+
+
+def record(problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> "AnyTape":
+    """The tape that fits what is going on: `torch.func` or plain autograd.
+
+    Example:
+        >>> problem = Problem.of(lambda z, _: 2 * z, torch.ones(1, 1), None)
+        >>> record(problem).pull([torch.ones(1, 1)])
+        [tensor([[2.]])]
+    """
+    if is_transformed():
+        with autocast or nullcontext():
+            return FunctionalTape(problem)
+    return Tape(problem, autocast)
 
 
 def _forget(leaf: Tensor) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.forward.run import Run, rows_of, run
 from homeostat.engine.gradients import Unrolled
 from homeostat.engine.methods import Method, Picard
@@ -14,11 +15,18 @@ from homeostat.engine.nest import merge_rows, select
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
+from homeostat.errors import ContractError
 
 
 def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled) -> Run:
-    """Run with a graph."""
+    """Run with a graph.
+
+    Raises:
+        ContractError: checkpoints under a transform of `torch.func`.
+    """
     if gradient.checkpoint:
+        if is_transformed():
+            raise ContractError("Unrolled(checkpoint=True) cannot run under torch.func: PyTorch has no checkpoints there")
         problem = _checkpointed(problem)
     if gradient.last is None:
         return _graphed(problem, stop, method)
