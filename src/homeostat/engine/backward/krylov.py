@@ -271,12 +271,13 @@ def _gmres(system: _System, x: Tensor, r: Tensor, left: Tensor, restart: int) ->
 def _cg(system: _System, x: Tensor, r: Tensor, left: Tensor) -> _Cycle:
     """Conjugate gradients on `A^T A x = A^T W g`, from `x` with residual `r`, until every row is done or used up."""
     rows = _Rows(x, left)
+    tiny = 10 * torch.finfo(x.dtype).eps
     p = s = system.transpose(r)
     size = (s * s).sum(1)
     for _ in range(int(left.max())):
         q = system.apply(p)
         curvature = (q * q).sum(1)
-        regular = curvature > 0
+        regular = curvature > tiny**2 * (p * p).sum(1)  # or the matrix maps this direction to nothing but rounding
         # Finished rows ride along with steps of length 0.
         length = torch.where(rows.busy & regular, size / torch.where(regular, curvature, 1), 0)
         x = x + length[:, None] * p
