@@ -31,7 +31,7 @@ class Implicit:
         'mask'
     """
 
-    method: AdjointMethod = Anderson()
+    method: AdjointMethod = Anderson()  # noqa: RUF009 - options are frozen values
     stop: Stop | None = None
     on_failure: OnFailure = "warn"
 
@@ -149,9 +149,9 @@ class Unrolled:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        if self.last is not None:
-            if isinstance(self.last, bool) or not isinstance(self.last, int) or self.last < 1:
-                raise ValueError(f"last must be None or a whole number, 1 or more, not {self.last!r}")
+        whole = isinstance(self.last, int) and not isinstance(self.last, bool)
+        if self.last is not None and (not whole or self.last < 1):
+            raise ValueError(f"last must be None or a whole number, 1 or more, not {self.last!r}")
         if not isinstance(self.checkpoint, bool):
             raise ValueError(f"checkpoint must be True or False, not {self.checkpoint!r}")
 
