@@ -22,7 +22,7 @@ from homeostat.engine import (
 )
 from homeostat.inference import predict
 from homeostat.models import IteratedModel, from_functions, load
-from homeostat.probes import Audit, audit
+from homeostat.probes import Audit, audit, gradient_bias
 from homeostat.training import train
 
 __version__ = "0.1.0"
@@ -48,6 +48,7 @@ __all__ = [
     "Unrolled",
     "audit",
     "from_functions",
+    "gradient_bias",
     "load",
     "nn",
     "predict",

@@ -26,7 +26,9 @@ def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled) -
     """
     if gradient.checkpoint:
         if is_transformed():
-            raise ContractError("Unrolled(checkpoint=True) cannot run under torch.func: PyTorch has no checkpoints there")
+            raise ContractError(
+                "Unrolled(checkpoint=True) cannot run under torch.func: PyTorch has no checkpoints there"
+            )
         problem = _checkpointed(problem)
     if gradient.last is None:
         return _graphed(problem, stop, method)
