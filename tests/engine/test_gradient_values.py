@@ -142,7 +142,7 @@ CASES = {
     "tanh 0.5": lambda: tanh(0.5),
     "tanh 0.9": lambda: tanh(0.9),
     "tanh 0.99": lambda: tanh(0.99),
-    "orthogonal tanh 0.95": lambda: orthogonal_tanh(0.95),
+    "orthogonal tanh 0.9": lambda: orthogonal_tanh(0.9),
     "conv": conv,
     "two tensors": two_tensors,
 }
@@ -151,7 +151,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_implicit(name):
     case = CASES[name]()
-    losses = [lambda g=replace(EXACT, method=m): case.loss(g, STOP) for m in (Picard(), Anderson(), GMRES(), NormalCG())]
+    modes = [replace(EXACT, method=method) for method in (Picard(), Anderson(), GMRES(), NormalCG())]
+    losses = [lambda g=mode: case.loss(g, STOP) for mode in modes]
     check(losses[0], case.parameters, *losses[1:])
 
 
@@ -166,9 +167,7 @@ def test_unrolled(name, steps):
     if isinstance(case.start, Tensor) and case.start.requires_grad:
         parameters["start"] = case.start
     stop = Stop(0, 0, limits)
-    check(
-        lambda: case.loss(Unrolled(), stop), parameters, lambda: case.loss(Unrolled(checkpoint=True), stop)
-    )
+    check(lambda: case.loss(Unrolled(), stop), parameters, lambda: case.loss(Unrolled(checkpoint=True), stop))
 
 
 def test_unrolled_with_a_tolerance():

@@ -61,8 +61,7 @@ class FunctionalTape:
             after = problem.apply(state, problem.context)
             return tuple(after[i] for i in self.measured)
 
-        self._map = measured
-        _, self._pull = torch.func.vjp(measured, *self.inputs)
+        self._pull = torch.func.vjp(measured, *self.inputs)[1]
 
     def reaches_others(self) -> bool:
         """Not known under a transform, so that it is taken to be."""
@@ -73,5 +72,7 @@ class FunctionalTape:
         return list(self._pull(tuple(cotangents), retain_graph=True))
 
     def push(self, tangents: Sequence[Tensor]) -> list[Tensor]:
-        """See `Tape.push`; in forward mode."""
-        return list(torch.func.jvp(self._map, tuple(self.inputs), tuple(tangents))[1])
+        """See `Tape.push`."""
+        at = tuple(torch.zeros_like(x) for x in self.inputs)
+        again = torch.func.vjp(lambda *w: self._pull(w, retain_graph=True, create_graph=True), *at)[1]
+        return list(again(tuple(tangents)))

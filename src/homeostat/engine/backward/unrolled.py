@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from homeostat.engine.backward.functional import is_transformed
+from homeostat.engine.backward.functional import is_transformed, refuse_forward_mode
 from homeostat.engine.forward.run import Run, rows_of, run
 from homeostat.engine.gradients import Unrolled
 from homeostat.engine.methods import Method, Picard
@@ -22,7 +22,7 @@ def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled) -
     """Run with a graph.
 
     Raises:
-        ContractError: checkpoints under a transform of `torch.func`.
+        ContractError: checkpoints under a transform of `torch.func`; forward-mode differentiation with `last`.
     """
     if gradient.checkpoint:
         if is_transformed():
@@ -53,6 +53,7 @@ def _truncated(problem: Problem, steps: int | Tensor, method: Method, last: int)
         short = (free == 0).nonzero().squeeze(1)
     # Examples that took no step without a graph start from the caller's own state, so that it gets their gradient.
     start = merge_rows(before.leaves, short, select(problem.state, problem.layout, short))
+    refuse_forward_mode(start)  # its tangents know nothing of a truncation
     plain = method if isinstance(method, Picard) else Picard()
     after = _graphed(replace(problem, state=start), Stop(rtol=0, max_steps=graphed), plain)
     evaluations = before.row_evaluations + after.row_evaluations
