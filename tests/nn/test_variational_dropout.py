@@ -8,6 +8,7 @@ import torch
 import homeostat as hs
 from homeostat.errors import ContractError
 from homeostat.nn import Equilibrium, VariationalDropout
+from homeostat.nn.dropout import _mixed
 
 SEEDS = torch.tensor([3, 0, 12345678901234567, -7, 2**62, 3])
 
@@ -23,6 +24,13 @@ def test_a_mask_depends_on_its_own_seed_alone():
     assert not torch.equal(whole[0], whole[1])
     order = torch.tensor([4, 2, 0])
     assert torch.equal(dropout.mask(like[:3], seeds=SEEDS[order]), whole[order])
+
+
+def test_the_numbers_are_those_of_splitmix64():
+    # The first three outputs of the published generator, from the state 0.
+    truth = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    states = torch.arange(3) * (0x9E3779B97F4A7C15 - 2**64)
+    assert [x % 2**64 for x in _mixed(states).tolist()] == truth
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -44,6 +52,8 @@ def test_streams_and_generators():
     like, seeds = torch.zeros(3, 40), torch.arange(3)
     masks = [VariationalDropout(0.5, stream=s).mask(like, seeds=seeds) for s in (0, 1)]
     assert not torch.equal(*masks)
+    # The next stream is not the next example's mask.
+    assert not torch.equal(masks[1][0], masks[0][1])
     dropout = VariationalDropout(0.5)
     drawn = [dropout.mask(like, generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1])
