@@ -15,8 +15,9 @@ class Packing:
         self._dtypes = [state[i].dtype for i in measured]
         self._sizes = [shape.numel() for shape in self._shapes]
         self.dtype = max((norm_dtype(d) for d in self._dtypes), key=lambda d: torch.finfo(d).bits)
-        self._plain = len(measured) == 1 and self._dtypes[0] == self.dtype
-        self._flat = self._plain and state[measured[0]].ndim == 2
+        self.plain = len(measured) == 1 and self._dtypes[0] == self.dtype
+        """The matrix is the one measured leaf itself, up to its shape."""
+        self._flat = self.plain and state[measured[0]].ndim == 2
         self.unknowns = sum(self._sizes)
 
     def pack(self, leaves: list[Tensor]) -> Tensor:
@@ -24,7 +25,7 @@ class Packing:
         if self._flat:
             return leaves[self._measured[0]]
         flat = [leaves[i].reshape(len(leaves[i]), -1) for i in self._measured]
-        return flat[0] if self._plain else torch.cat([x.to(self.dtype) for x in flat], 1)
+        return flat[0] if self.plain else torch.cat([x.to(self.dtype) for x in flat], 1)
 
     def unpack(self, matrix: Tensor, like: list[Tensor]) -> list[Tensor]:
         """Leaves with the measured ones from `matrix`, the others from `like`."""

@@ -9,13 +9,14 @@ where it is (PROBATION), and goes back to its anchor unless these shrink the res
 waits, twice as long as it lost, and longer each time. The anchor moves up once the residual is a thousandth of the
 anchor's. A map with nothing to gain, like a shift, has residuals that do not point along one another, and is left alone.
 
-Decisions are made at fixed steps, row by row: they do not depend on who else is in the batch.
+Decisions are made at fixed steps, row by row: they do not depend on who else is in the batch. They are made on the
+host, in NumPy: a few dozen operations on a handful of numbers a row cost less there than anywhere else.
 """
 
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 PERIOD = 3
 """Decisions are made every so many steps."""
@@ -26,87 +27,90 @@ _RATE = 0.9  # a trial may shrink the residual by this a step, however fast the 
 _BLOWN_UP = 1.2  # growth of the residual in a period that ends a trial
 _DECISIVE = 1e-3  # fall of the residual after which the anchor moves up
 
+Mask = NDArray[np.bool_]
+
 
 class Verdict(NamedTuple):
     """What changes for some rows, `(rows,)` bool each."""
 
-    begin: Tensor
-    """A trial begins: the present f(z) becomes the anchor, the history starts anew."""
-    advance: Tensor
-    """The present f(z) becomes the anchor."""
-    restore: Tensor
+    begin: Mask
+    """A trial begins: the present value becomes the anchor, the history starts anew."""
+    advance: Mask
+    """The present value becomes the anchor."""
+    restore: Mask
     """Go back to the anchor."""
 
 
 class Safeguard:
     """The modes of all rows that are in the batch, as vectors."""
 
-    def __init__(self, rows: int, device: torch.device, dtype: torch.dtype) -> None:
-        zeros = torch.zeros(rows, dtype=dtype, device=device)
-        self._mode = torch.full((rows,), _PLAIN, dtype=torch.int64, device=device)
-        self._level, self._anchor_level = zeros, zeros  # residual norms: at the last decision, at the anchor
-        self._quotient = zeros  # of the residual in the last plain step before a trial, 1 at most
-        self._pause = torch.zeros_like(self._mode)  # steps before another trial
-        self._spent, self._failures = self._pause, self._pause  # steps since the anchor; trials that failed in a row
+    def __init__(self, rows: int) -> None:
+        self._mode = np.full(rows, _PLAIN, np.int8)
+        self._level = np.zeros(rows)  # residual norm at the last decision
+        self._anchor_level = np.zeros(rows)
+        self._quotient = np.zeros(rows)  # of the residual in the last plain step before a trial, 1 at most
+        self._pause = np.zeros(rows)  # steps before another trial
+        self._spent = np.zeros(rows)  # steps since the anchor
+        self._failures = np.zeros(rows)  # trials that failed in a row
         self._refresh()
 
     def _refresh(self) -> None:
-        self.trial = self._mode == _TRIAL
+        self.trial: Mask = self._mode == _TRIAL
         self.trials = int(self.trial.sum())
         """Number of rows in a trial."""
-        self.gate = self.trial.to(self._level.dtype)[:, None]
-        """`(rows, 1)`: 1 for rows in a trial, else 0."""
+        self._settled = self.trials == 0 and not (self._mode == _PROBATION).any()
 
-    def review(self, norms: list[Tensor], cosines: list[Tensor]) -> Verdict | None:
+    def review(self, norms: NDArray[np.floating], products: NDArray[np.floating]) -> Verdict | None:
         """Decide at the end of a period; None where nothing changes for any row.
 
         Args:
-            norms: of f(z) - z at the last three steps, `(rows,)` each; not finite where a proposal went astray.
-            cosines: between the residuals of the last step and the one before, and of that and the one before it; empty
-                where no row is plain.
+            norms: `(3, rows)`, of the residual f(z) - z at the last three steps; not finite where a proposal went astray.
+            products: `(2, rows)`, of each of the last two residuals with the one before; empty where no row is plain.
         """
+        with np.errstate(all="ignore"):
+            return self._review(norms, products)
+
+    def _review(self, norms: NDArray[np.floating], products: NDArray[np.floating]) -> Verdict | None:
         now = norms[-1]
-        fell_enough = now <= self._level * self._quotient.clamp(min=_RATE) ** PERIOD
-        if self.trials == len(now) and bool((fell_enough & (now > _DECISIVE * self._anchor_level)).all()):
-            self._level, self._spent = now, self._spent + PERIOD
+        begin = np.zeros(len(now), bool)
+        if len(products):
+            aligned = (np.abs(products) >= _ALIGNED * norms[1:] * norms[:-1]).all(0)
+            begin = aligned & (now <= norms[-2]) & (self._pause <= 0) & (self._mode == _PLAIN)
+        if self._settled and not begin.any():
+            self._pause -= PERIOD
+            return None
+        fell_enough = now <= self._level * np.maximum(self._quotient, _RATE) ** PERIOD
+        decisive = now <= _DECISIVE * self._anchor_level
+        if self.trials == len(now) and (fell_enough & ~decisive).all():
+            self._level = now
+            self._spent += PERIOD
             return None
 
         trial, probation = self.trial, self._mode == _PROBATION
         plain = ~(trial | probation)
-        spent = torch.where(plain, self._spent, self._spent + PERIOD)
-        blown_up = ~(now <= _BLOWN_UP * self._level)
         going = trial & fell_enough
-        decisive = going & (now <= _DECISIVE * self._anchor_level)
+        decisive &= going
         # Probation is passed by plain steps that shrink the residual as those before the trial did.
-        passed = probation & (now <= 1.1 * self._level * self._quotient**PERIOD) & (now <= self._anchor_level)
-        failed = (trial & blown_up) | (probation & ~passed)
+        shrank = (now <= 1.1 * self._level * self._quotient**PERIOD) & (now <= self._anchor_level)
+        passed = probation & shrank
+        failed = (trial & ~(now <= _BLOWN_UP * self._level)) | (probation & ~shrank)
         slow = trial & ~fell_enough & ~failed
-        begin = torch.zeros_like(trial)
-        if cosines:
-            aligned = torch.minimum(cosines[0].abs(), cosines[1].abs()) >= _ALIGNED
-            begin = plain & (self._pause <= 0) & aligned & (now <= norms[-2])
 
-        lost = spent * 2 ** (self._failures.clamp(max=20) + 1)
-        pause = torch.where(plain, self._pause - PERIOD, self._pause)
-        self._pause = torch.where(failed, lost, torch.where(passed, PERIOD, pause))
-        self._failures = torch.where(failed, self._failures + 1, torch.where(decisive, 0, self._failures))
-        self._spent = torch.where(begin | decisive, 0, spent)
-        self._level = torch.where(begin | going | slow, now, self._level)
-        self._anchor_level = torch.where(begin | decisive, now, self._anchor_level)
-        self._quotient = torch.where(begin, (now / norms[-2]).clamp(max=1.0), self._quotient)
-        self._mode = torch.where(begin, _TRIAL, self._mode)
-        self._mode = torch.where(slow, _PROBATION, torch.where(failed | passed, _PLAIN, self._mode))
+        spent = self._spent + np.where(plain, 0, PERIOD)
+        pause = self._pause - np.where(plain, PERIOD, 0)
+        self._pause = np.where(failed, spent * 2.0 ** (self._failures + 1), np.where(passed, PERIOD, pause))
+        self._failures = np.where(decisive, 0, np.minimum(self._failures + failed, 30))
+        self._spent = np.where(begin | decisive, 0, spent)
+        self._level = np.where(begin | going | slow, now, self._level)
+        self._anchor_level = np.where(begin | decisive, now, self._anchor_level)
+        self._quotient = np.where(begin, np.minimum(now / norms[-2], 1), self._quotient)
+        self._mode[begin], self._mode[slow], self._mode[failed | passed] = _TRIAL, _PROBATION, _PLAIN
         self._refresh()
-        if bool((begin | decisive | failed).any()):
-            return Verdict(begin, decisive, failed)
-        return None
+        return Verdict(begin, decisive, failed)
 
-    def keep(self, index: Tensor) -> None:
+    def keep(self, index: NDArray[np.int64]) -> None:
         """Drop the rows that left."""
-        self._mode, self._pause, self._spent, self._failures = (
-            x[index] for x in (self._mode, self._pause, self._spent, self._failures)
-        )
-        self._level, self._anchor_level, self._quotient = (
-            x[index] for x in (self._level, self._anchor_level, self._quotient)
-        )
+        self._mode, self._level, self._anchor_level = self._mode[index], self._level[index], self._anchor_level[index]
+        self._quotient, self._pause = self._quotient[index], self._pause[index]
+        self._spent, self._failures = self._spent[index], self._failures[index]
         self._refresh()
