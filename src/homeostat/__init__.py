@@ -1,5 +1,6 @@
 """Homeostat: models that think by iterating. Does thinking longer help, on which inputs, and when should it stop?"""
 
+from homeostat import nn
 from homeostat.engine import (
     GMRES,
     Anderson,
@@ -21,7 +22,7 @@ from homeostat.engine import (
 )
 from homeostat.inference import predict
 from homeostat.models import IteratedModel, from_functions, load
-from homeostat.probes import Audit, audit
+from homeostat.probes import Audit, audit, gradient_bias
 from homeostat.training import train
 
 __version__ = "0.1.0"
@@ -47,7 +48,9 @@ __all__ = [
     "Unrolled",
     "audit",
     "from_functions",
+    "gradient_bias",
     "load",
+    "nn",
     "predict",
     "solve",
     "train",

@@ -23,6 +23,15 @@ def test_the_first_snippet_of_the_readme_runs(tmp_path: Path, monkeypatch: pytes
     }
 
 
+def test_the_guide_to_equilibria_runs(capsys) -> None:
+    text = (ROOT / "docs" / "training-an-equilibrium.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(snippet, "training-an-equilibrium.md", "exec"), names)
+    assert "reference: converged" in capsys.readouterr().out
+    assert names["loss"].item() < 0.5  # type: ignore[attr-defined]
+
+
 def test_the_example_recipe_has_every_field() -> None:
     recipe = Recipe.model_validate_json((ROOT / "examples" / "recipe.json").read_text(encoding="utf-8"))
     assert recipe.model_fields_set == set(Recipe.model_fields)

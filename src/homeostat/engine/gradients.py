@@ -16,22 +16,33 @@ class Implicit:
     """The gradient of the fixed point itself, by the implicit function theorem; memory does not grow with steps.
 
     With `z* = f(z*)`, `backward` solves `u = J^T u + g` for the incoming gradient `g`, per example, and passes `u` to
-    one more evaluation of `f`. It is as exact as both solves are converged; it is 0 for the start.
+    one more evaluation of `f`. It is as exact as both solves are converged; it is 0 for the start. There is no second
+    derivative: asking for one raises RuntimeError.
+
+    The residual of that solve is RMS(J^T u + g - u) over RMS(J^T u + g), the largest over the measured leaves, with
+    every method; `Solution.adjoint` has it after `backward`. States in half precision are solved for in float32, with
+    products in the dtype of the state.
 
     Args:
-        method: how that system is solved: `Picard`, `Anderson`, `GMRES` or `NormalCG`.
-        stop: when the solve stops. None: a relative residual of 1e-5 (float16 and bfloat16: what their precision
-            allows), 500 steps.
+        method: how that system is solved: `Picard`, `Anderson`, `GMRES` or `NormalCG`. `Picard` needs a `J` of
+            spectral radius below 1; `GMRES` and `NormalCG` need only that `I - J` is regular.
+        stop: when the solve stops, after so many steps at most (`GMRES`: products; `NormalCG`: pairs of them). None:
+            500 steps and a relative residual of 1e-5, or that of the forward solve where it is tighter (the tightest
+            row's), but never less than 4 units in the last place of the state's dtype or of the autocast in use.
         on_failure: for rows whose forward or adjoint solve did not converge. `"warn"` uses them and warns with counts;
             `"raise"` raises ConvergenceError; `"mask"` gives them no gradient; `"fallback"` gives them the one-step
-            gradient. Rows that diverged never get one.
+            gradient, `u = g`; the last two warn as well. Rows whose forward solve diverged never get a gradient, and
+            rows whose adjoint diverged get none but with `"fallback"`.
+
+    Source:
+        Bai, Kolter, Koltun, "Deep equilibrium models", NeurIPS 2019, arXiv 1909.01377, theorem 1.
 
     Example:
         >>> Implicit(on_failure="mask").on_failure
         'mask'
     """
 
-    method: AdjointMethod = Anderson()
+    method: AdjointMethod = Anderson()  # noqa: RUF009 - options are frozen values
     stop: Stop | None = None
     on_failure: OnFailure = "warn"
 
@@ -50,6 +61,10 @@ class Implicit:
 @dataclass(frozen=True)
 class Phantom:
     """The phantom gradient: backpropagation through a few damped steps that start at the solution.
+
+    `z_{i+1} = (1 - damping) z_i + damping f(z_i)` from the solved state on. What `solve` returns is the solved state
+    itself and not the last of these: a choice of gradient changes no answer, and `residual` and `status` stay those of
+    what is returned. A second derivative is that of these steps with their start held constant, not of the solution.
 
     Args:
         steps: number of steps with a graph.
@@ -75,6 +90,8 @@ class Phantom:
 class OneStep:
     """The gradient of one step at the solution, `J` taken as 0 (also "Jacobian-free"): cheap and biased.
 
+    The value stays the solved state's. A second derivative is that of the one step with its start held constant.
+
     Source:
         Fung et al., "JFB: Jacobian-free backpropagation for implicit networks", AAAI 2022, arXiv 2103.12803.
 
@@ -87,6 +104,8 @@ class OneStep:
 @dataclass(frozen=True)
 class Neumann:
     """The first `terms` terms of the series `u = g + J^T g + (J^T)^2 g + ...`; `terms=1` is `OneStep`.
+
+    `Solution.adjoint` tells after `backward` how far from the whole series that was. A second derivative raises.
 
     Source:
         Lorraine, Vicol, Duvenaud, "Optimizing millions of hyperparameters by implicit differentiation", AISTATS 2020.
@@ -108,6 +127,7 @@ class Shine:
 
     Needs `method=Broyden()`. Costs no Jacobian product beside the last one; how good it is depends on the forward
     solve. A row whose estimate is larger than `fallback_ratio` times the incoming gradient gets the one-step gradient.
+    No residual is measured, so that `Solution.adjoint` stays None. A second derivative raises.
 
     Args:
         fallback_ratio: largest ratio of norms that is trusted.
@@ -139,6 +159,8 @@ class Unrolled:
 
     Where `stop` has a tolerance and `last` is given, the steps before are taken twice: once to find where each example
     stops, once to come back to `last` steps before that. With an accelerated method those last steps are plain.
+    Second derivatives are those of the computed steps. The only mode that forward-mode differentiation can be used with
+    (without `last`); checkpoints do not work under the transforms of `torch.func`.
 
     Example:
         >>> Unrolled(last=5)
@@ -149,9 +171,9 @@ class Unrolled:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        if self.last is not None:
-            if isinstance(self.last, bool) or not isinstance(self.last, int) or self.last < 1:
-                raise ValueError(f"last must be None or a whole number, 1 or more, not {self.last!r}")
+        whole = isinstance(self.last, int) and not isinstance(self.last, bool)
+        if self.last is not None and (not whole or self.last < 1):
+            raise ValueError(f"last must be None or a whole number, 1 or more, not {self.last!r}")
         if not isinstance(self.checkpoint, bool):
             raise ValueError(f"checkpoint must be True or False, not {self.checkpoint!r}")
 

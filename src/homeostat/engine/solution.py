@@ -47,7 +47,24 @@ def describe_rows(steps: Tensor, residual: Tensor, status: Tensor) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Adjoint:
-    """How the solve of `backward()` went, by example. Rows that got no gradient have 0 steps and a NaN residual."""
+    """How the solve of `backward()` went, by example.
+
+    Attributes:
+        steps: `(batch,)` int64, steps of the adjoint's method; 0 for rows that took no part.
+        residual: `(batch,)`, RMS(J^T u + g - u) / RMS(J^T u + g), the largest over the measured leaves; NaN where none
+            was measured.
+        status: `(batch,)` int8 of `Status`; rows that took no part have that of their forward solve.
+        row_evaluations: Jacobian products, and evaluations of `step` that were recorded for them, times the rows in
+            each.
+
+    Example:
+        >>> import torch, homeostat as hs
+        >>> context = torch.ones(2, 3, requires_grad=True)
+        >>> solution = hs.solve(lambda z, c: 0.5 * z + c, torch.zeros(2, 3), context)
+        >>> solution.state.sum().backward()
+        >>> solution.adjoint.status, context.grad[0].round(decimals=3)
+        (tensor([0, 0], dtype=torch.int8), tensor([2., 2., 2.]))
+    """
 
     steps: Tensor
     residual: Tensor
@@ -81,7 +98,7 @@ class Solution:
 
     @property
     def adjoint(self) -> Adjoint | None:
-        """How the last `backward()` through `Implicit` went; None before. It holds no graph."""
+        """How the last `backward()` through `Implicit` or `Neumann` went; None before. It holds no graph."""
         return self._adjoint[-1] if self._adjoint else None
 
     @property

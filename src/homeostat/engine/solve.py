@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.implicit import implicit
+from homeostat.engine.backward.functional import refuse_vmap
+from homeostat.engine.backward.implicit import implicit, neumann, shine
+from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
 from homeostat.engine.forward.run import run
-from homeostat.engine.gradients import Gradient, Implicit, Unrolled
+from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
 from homeostat.engine.methods import Method, Picard
 from homeostat.engine.problem import Problem, StepFunction
 from homeostat.engine.solution import Adjoint, Solution
@@ -37,14 +39,16 @@ def solve(
         context: what `step` needs beside the state, batch first; parts that are not per example are marked `Shared`.
         method: how to iterate.
         stop: when an example stops.
-        gradient: `Implicit()` or `Unrolled()`. Used where gradients are enabled; gradients reach the parameters that
-            `step` closes over, the context, and with `Unrolled` the start.
+        gradient: `Implicit()`, `Phantom()`, `OneStep()`, `Neumann()`, `Shine()` or `Unrolled()`. Used where gradients
+            are enabled; gradients reach the parameters that `step` closes over, the context, and with `Unrolled` the
+            start. The state that is returned is the same with each of them.
 
     Returns:
         A `Solution`. Its state is the last f(z) of each example, and `residual` was measured on the way to it.
 
     Raises:
-        ContractError: a `step` that changes structure, shape, dtype or device; leaves whose rows do not match.
+        ContractError: a `step` that changes structure, shape, dtype or device; leaves whose rows do not match; a
+            solve under `torch.vmap`, or in forward-mode differentiation with another gradient than `Unrolled`.
         ConvergenceError: rows did not converge and `gradient.on_failure` is `"raise"`.
 
     Example:
@@ -59,6 +63,7 @@ def solve(
     for name, value, kinds in (("method", method, Method), ("stop", stop, Stop), ("gradient", gradient, Gradient)):
         if not isinstance(value, kinds):
             raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
+    refuse_vmap()
     problem = Problem.of(step, state, context)
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
         if isinstance(value, Tensor) and len(value) != problem.rows:
@@ -72,6 +77,16 @@ def solve(
     else:
         with torch.no_grad():
             found = run(problem, stop, method)
-        found = implicit(problem, found, gradient, adjoint)
+        match gradient:
+            case Implicit():
+                found = implicit(problem, found, gradient, stop, adjoint)
+            case Neumann():
+                found = neumann(problem, found, gradient, adjoint)
+            case Shine():
+                found = shine(problem, found, gradient)
+            case Phantom():
+                found = phantom(problem, found, gradient.steps, gradient.damping)
+            case OneStep():
+                found = phantom(problem, found, steps=1, damping=1.0)
     nest = problem.layout.build(found.leaves, marks=True)
     return Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, adjoint)

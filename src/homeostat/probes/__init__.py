@@ -1,6 +1,7 @@
 """Probes: what a trained model does when it thinks longer."""
 
 from homeostat.probes.audit import AuditEvent, audit
+from homeostat.probes.gradient_bias import BiasRow, GradientBias, Reference, gradient_bias
 from homeostat.probes.judge import Judge
 from homeostat.probes.results import Alignment, Audit, Budget, Clip, Difficulty, Estimate, Example, Verdict
 from homeostat.probes.saving import save_audits
@@ -9,13 +10,17 @@ __all__ = [
     "Alignment",
     "Audit",
     "AuditEvent",
+    "BiasRow",
     "Budget",
     "Clip",
     "Difficulty",
     "Estimate",
     "Example",
+    "GradientBias",
     "Judge",
+    "Reference",
     "Verdict",
     "audit",
+    "gradient_bias",
     "save_audits",
 ]

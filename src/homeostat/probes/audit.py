@@ -112,7 +112,7 @@ def audit(
     horizon = iterated.trained_steps
     budgets = _budgets(steps, horizon)
     options = _Options(judge, budgets, settle_rtol, noise_scale, seed, torch.device(device), alignment, on_event)
-    groups = _groups(examples)
+    groups = groups_of(examples)
     difficulties, at_horizon, candidates = [], [], []
     dtype = "none"
     modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
@@ -121,7 +121,7 @@ def audit(
     try:
         for key, batches in groups.items():
             collected = Collected(key)
-            for inputs, targets in _pairs(key, batches):
+            for inputs, targets in pairs_of(key, batches):
                 dtype = _one_batch(iterated, inputs, targets, options, collected) or dtype
             if not collected.examples:
                 raise InputError(f"difficulty {key!r} has no examples; give at least one batch with one row")
@@ -159,13 +159,14 @@ def audit(
     )
 
 
-def _groups(examples: Any) -> dict[str, Examples]:
+def groups_of(examples: Any) -> dict[str, Examples]:
+    """The examples by the name of their difficulty."""
     if isinstance(examples, Mapping):
         return {str(name): batches for name, batches in examples.items()}
     return {"all examples": examples}
 
 
-def _pairs(name: str, batches: Any) -> Iterator[tuple[Any, Any]]:
+def pairs_of(name: str, batches: Any) -> Iterator[tuple[Any, Any]]:
     """The batches of a difficulty, with what is none named."""
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         raise ContractError(

@@ -1,218 +1,207 @@
-"""Gradients of a fixed point: the implicit function theorem, solved on the same engine as the forward problem."""
+"""Gradients of a fixed point from products with its Jacobian: `Implicit`, `Neumann` and `Shine`."""
 
-import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from homeostat.engine.forward.run import Run, run
-from homeostat.engine.gradients import Implicit
+from homeostat.engine.backward.adjoint import JacobianRows, solve_adjoint
+from homeostat.engine.backward.attach import Part, Transform, attach, bad_rows, untied
+from homeostat.engine.backward.failure import report_failure
+from homeostat.engine.backward.tape import AnyTape, present_autocast, record
+from homeostat.engine.forward.run import Run
+from homeostat.engine.gradients import Implicit, Neumann, OnFailure, Shine
 from homeostat.engine.methods import Picard
-from homeostat.engine.nest import flatten
+from homeostat.engine.norms import finite_rows, noise_floor, row_rms
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Adjoint, Status
 from homeostat.engine.stop import Stop
-from homeostat.errors import ConvergenceError, ConvergenceWarning
+from homeostat.errors import ContractError
+
+_DEFAULT_RTOL, _DEFAULT_STEPS = 1e-5, 500
+# Products in a dtype are exact to half a unit in the last place each; a residual of this many units is reachable.
+_UNITS = 4
 
 
-def report_failure(what: str, status: Tensor, gradient: Implicit, *, stacklevel: int = 2) -> None:
-    """Warn or raise, with counts, when rows did not converge.
+def default_stop(forward: Stop, state: Sequence[Tensor]) -> Stop:
+    """The stop of an adjoint solve that was given none.
 
-    Raises:
-        ConvergenceError: with `on_failure="raise"`.
+    As tight as the forward solve, 1e-5 at least, but not below what the dtype of the state, or the autocast that is on
+    now, can reach: the gradient is as exact as the looser of the two solves.
+
+    Example:
+        >>> default_stop(Stop(rtol=1e-3), [torch.zeros(1)]).rtol, default_stop(Stop(rtol=1e-9), [torch.zeros(1)]).rtol
+        (1e-05, 4.76837158203125e-07)
+        >>> default_stop(Stop(), [torch.zeros(1, dtype=torch.bfloat16)]).rtol
+        0.03125
     """
-    counts = {kind.name: int((status == kind).sum()) for kind in Status if kind is not Status.CONVERGED}
-    failed = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    if not failed:
-        return
-    message = f"the {what} solve left {sum(counts.values())} of {len(status)} rows unconverged ({failed})"
-    if gradient.on_failure == "raise":
-        raise ConvergenceError(f"{message}; their gradient would not be that of a fixed point")
-    consequence = "they get no gradient" if gradient.on_failure == "mask" else "their gradient is approximate"
-    warnings.warn(f"{message}; {consequence}, and diverged rows get none", ConvergenceWarning, stacklevel=stacklevel)
+    asked = torch.as_tensor(forward.rtol, dtype=torch.float64)
+    asked = asked[asked > 0]
+    rtol = min(_DEFAULT_RTOL, float(asked.min())) if asked.numel() else _DEFAULT_RTOL
+    return Stop(rtol=max(rtol, noise_floor(state, _UNITS)), max_steps=_DEFAULT_STEPS)
 
 
-class _Tape:
-    """Products `J^T u` of one recorded evaluation of `f`, with `J` the Jacobian at the fixed point."""
-
-    def __init__(self, problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> None:
-        """Record `f` at `problem.state`, under `autocast` if given; measured leaves only are differentiated."""
-        self.measured = problem.layout.measured()
-        with torch.enable_grad(), autocast or nullcontext():
-            state = list(problem.state)
-            for i in self.measured:
-                state[i] = state[i].detach().requires_grad_()
-            after = problem.apply(state, problem.context)
-        self.inputs = [state[i] for i in self.measured]
-        self.outputs = [after[i] for i in self.measured]
-
-    def reaches_others(self) -> bool:
-        """Whether gradients flow to anything but the state itself: parameters, or what the context was made from."""
-        waiting: list[Any] = [x.grad_fn for x in self.outputs if x.grad_fn is not None]
-        seen = set(waiting)
-        while waiting:
-            node = waiting.pop()
-            leaf = getattr(node, "variable", None)  # only nodes that accumulate into a leaf have one
-            if leaf is not None and not any(leaf is x for x in self.inputs):
-                return True
-            following = {function for function, _ in node.next_functions if function is not None} - seen
-            seen |= following
-            waiting.extend(following)
-        return False
-
-    def pull(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
-        """`J^T u` for one cotangent per measured leaf."""
-        pairs = [(x, u) for x, u in zip(self.outputs, cotangents, strict=True) if x.requires_grad]
-        if not pairs:
-            return [torch.zeros_like(x) for x in self.inputs]
-        outputs, chosen = zip(*pairs, strict=True)
-        # Adding up what flows back is all that happens to these tensors, so a missing path is a plain zero.
-        found = torch.autograd.grad(outputs, self.inputs, chosen, retain_graph=True, allow_unused=True)
-        return [torch.zeros_like(x) if g is None else g for x, g in zip(self.inputs, found, strict=True)]
-
-
-def _present_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """The autocast of this moment: `backward` runs outside of it, and on some devices in another thread."""
-    kind = device.type
-    if not torch.amp.is_autocast_available(kind):
-        return nullcontext()
-    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
-
-
-def solve_adjoint(
-    problem: Problem,
-    tape: _Tape,
-    cotangents: Sequence[Tensor],
-    stop: Stop,
-    autocast: AbstractContextManager[Any],
-) -> tuple[list[Tensor], Adjoint]:
-    """Solve `u = J^T u + g` by plain iteration, per example, with rows leaving as they finish.
+def implicit(problem: Problem, found: Run, gradient: Implicit, stop: Stop, log: list[Adjoint]) -> Run:
+    """A run with the gradient of the fixed point; `backward` appends to `log` how its solve went.
 
     Args:
-        problem: the forward map with its state at the fixed point.
-        tape: `f` recorded there, for all rows.
-        cotangents: `g`, one per measured leaf.
-        stop: when an example's adjoint stops.
-        autocast: what `f` is recorded under, when it is recorded again.
-
-    Returns:
-        `u`, one per measured leaf, and how the solve went.
+        problem: what was solved.
+        found: how, without a graph.
+        gradient: method, stop and what happens to rows that did not converge.
+        stop: the forward solve's.
+        log: filled by `backward`.
     """
-    recorded = tape
-    extra = 0
-    keyed = problem.state[tape.measured[0]]
+    measured = [problem.state[i] for i in problem.layout.measured()]
+    settings = replace(gradient, stop=gradient.stop or default_stop(stop, measured))
 
-    def adjoint_step(cotangent: tuple[Tensor, ...], at: tuple[list[Tensor], list[Any], list[Tensor]]) -> tuple:
-        nonlocal recorded, extra, keyed
-        state, context, source = at
-        key = state[tape.measured[0]]
-        if key is not keyed:  # rows have left: record f again on those that are still here
-            recorded = _Tape(replace(problem, state=state, context=context, rows=len(key)), autocast)
-            keyed = key
-            extra += len(key)
-        return tuple(p + g for p, g in zip(recorded.pull(cotangent), source, strict=True))
+    def transform(adjoint: "_Adjoint") -> Transform:
+        return lambda cotangents: adjoint.solve(cotangents, settings)
 
-    start, layout = flatten(tuple(cotangents), "state")
-    # The context of the adjoint problem: fixed point, forward context and g, row by row. Shared leaves stay shared.
-    parts = [*problem.state, *problem.context, *cotangents]
-    kinds = (*("measured" for _ in problem.state), *problem.context_layout.kinds, *("measured" for _ in cotangents))
-    split, end = len(problem.state), len(problem.state) + len(problem.context)
-
-    def step(cotangent: tuple[Tensor, ...], flat: list[Any]) -> tuple:
-        return adjoint_step(cotangent, (flat[:split], flat[split:end], flat[end:]))
-
-    _, like = flatten([torch.empty(0, 0) for _ in parts], "context")
-    map_ = Problem(step, start, layout, parts, replace(like, kinds=kinds), problem.rows)
-    found = run(map_, stop, Picard())
-    return found.leaves, Adjoint(found.steps, found.residual, found.status, found.row_evaluations + extra)
+    return _tied("Implicit", problem, found, gradient.on_failure, log, transform)
 
 
-class _FixedPoint(torch.autograd.Function):
-    """The fixed point's value forward; the adjoint solve backward, handed on to one recorded evaluation of `f`."""
+def neumann(problem: Problem, found: Run, gradient: Neumann, log: list[Adjoint]) -> Run:
+    """A run with a truncated series for a gradient: plain iteration of the adjoint map, `terms - 1` times."""
 
-    @staticmethod
-    def forward(ctx: Any, adjoint: "_AdjointSolve", *leaves: Tensor) -> tuple[Tensor, ...]:
-        ctx.adjoint = adjoint
-        half = len(leaves) // 2
-        return tuple(x.clone() for x in leaves[:half])
+    def transform(adjoint: "_Adjoint") -> Transform:
+        return lambda cotangents: adjoint.iterate(cotangents, gradient.terms - 1)
 
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with torch.no_grad():
-            found = ctx.adjoint(cotangents)
-        if torch.is_grad_enabled():  # create_graph=True
-            found = _NoSecondDerivative.apply(len(found), *found, *ctx.adjoint.tape.outputs)
-        return (None, *(None for _ in cotangents), *found)
+    return _tied("Neumann", problem, found, "warn", log, transform)
 
 
-class _NoSecondDerivative(torch.autograd.Function):
-    """The adjoint as it is; a second derivative through it raises, because the adjoint solve itself is not recorded.
+def shine(problem: Problem, found: Run, gradient: Shine) -> Run:
+    """A run whose gradient uses the inverse that the forward method estimated.
 
-    `once_differentiable` would not do: it raises only where a graph leads through it, and a second derivative with
-    respect to parameters would go round it and be wrong. Hence the recorded outputs, which lead to the parameters.
+    Raises:
+        ContractError: the forward method has no such estimate.
     """
+    inverse: Any = getattr(found, "inverse", None)
+    if inverse is None:
+        raise ContractError("Shine needs method=Broyden()")
 
-    @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x.clone() for x in tensors[:count])
+    def transform(adjoint: "_Adjoint") -> Transform:
+        return lambda cotangents: adjoint.estimate(cotangents, inverse.transpose, gradient.fallback_ratio)
 
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise RuntimeError("Implicit has no second derivative: use gradient=Unrolled() for it")
+    return _tied("Shine", problem, found, "warn", [], transform)
 
 
-class _AdjointSolve:
-    """What `backward` does, kept apart from autograd's class so that the solution can be told about it."""
+def _tied(
+    name: str,
+    problem: Problem,
+    found: Run,
+    on_failure: OnFailure,
+    log: list[Adjoint],
+    transform: Callable[["_Adjoint"], Transform],
+) -> Run:
+    """Record one evaluation at the solution, say which rows did not converge, and tie the two together.
 
-    def __init__(self, problem: Problem, tape: _Tape, gradient: Implicit, solution_adjoint: list[Adjoint]) -> None:
-        self.problem, self.tape, self.gradient, self.found = problem, tape, gradient, solution_adjoint
-        self.autocast = _present_autocast(problem.state[0].device)
+    Rows that diverged (with `on_failure="mask"`: that did not converge) are not recorded, so that they cannot put a
+    NaN into shared parameters.
+    """
+    keep = found.status == Status.CONVERGED if on_failure == "mask" else found.status != Status.DIVERGED
+    part = Part.of(problem, found, keep)
+    evaluations = part.problem.rows
+    tape = record(part.problem) if evaluations else None
+    if tape is not None:
+        bad = bad_rows(tape.outputs)
+        if bad is not None:
+            part = part.without(bad)
+            tape = record(part.problem) if part.problem.rows else None
+            evaluations += part.problem.rows
+        if tape is not None and not tape.reaches_others():
+            return untied(found, evaluations)
+    report_failure("forward", found.status, on_failure, stacklevel=4)
+    if tape is None:
+        return untied(found, evaluations)
+    adjoint = _Adjoint(part, tape, found.status, log)
+    return attach(found, part, tape.outputs, evaluations, (name, transform(adjoint)))
 
-    def __call__(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
-        result, adjoint = solve_adjoint(
-            self.problem, self.tape, cotangents, self.gradient.stop or Stop(rtol=1e-5, max_steps=500), self.autocast
+
+class _Adjoint:
+    """From the gradient of the solved state to the cotangent `u` of the recorded evaluation, in three ways."""
+
+    def __init__(self, part: Part, tape: AnyTape, forward: Tensor, log: list[Adjoint]) -> None:
+        # Without the context's graph: what is recorded again in `backward` serves Jacobian products only.
+        context = [x.detach() if isinstance(x, Tensor) else x for x in part.problem.context]
+        self._problem = replace(part.problem, context=context)
+        self._part, self._tape, self._forward, self._log = part, tape, forward, log
+        self._autocast: AbstractContextManager[Any] = present_autocast(part.rows.device)
+
+    def solve(self, cotangents: Sequence[Tensor], gradient: Implicit) -> list[Tensor]:
+        """The solution of `u = J^T u + g`, within tolerance; what `on_failure` says where that fails."""
+        assert gradient.stop is not None
+        fallback = gradient.on_failure == "fallback"
+        rows = torch.arange(self._problem.rows, device=self._part.rows.device)
+        if fallback:
+            rows = rows[self._forward[self._part.rows] == Status.CONVERGED]
+        source = [g[rows] for g in cotangents] if len(rows) < self._problem.rows else list(cotangents)
+        jacobian = JacobianRows(self._problem, self._tape, self._autocast)
+        found, adjoint = solve_adjoint(jacobian, rows, source, gradient.method, gradient.stop)
+        self._record(adjoint, rows)
+        report_failure("adjoint", adjoint.status, gradient.on_failure, stacklevel=4)
+        if fallback:
+            return _choose(adjoint.status == Status.CONVERGED, found, rows, _finite_or_zero(cotangents))
+        keep = adjoint.status != Status.DIVERGED
+        if gradient.on_failure == "mask":
+            keep = adjoint.status == Status.CONVERGED
+        return found if bool(keep.all()) else _masked(found, keep)
+
+    def iterate(self, cotangents: Sequence[Tensor], steps: int) -> list[Tensor]:
+        """`steps` applications of `u <- J^T u + g`, from `u = g`."""
+        rows = torch.arange(self._problem.rows, device=self._part.rows.device)
+        jacobian = JacobianRows(self._problem, self._tape, self._autocast)
+        found, adjoint = solve_adjoint(jacobian, rows, cotangents, Picard(), Stop(rtol=0, max_steps=steps))
+        self._record(adjoint, rows)
+        diverged = adjoint.status == Status.DIVERGED
+        if not bool(diverged.any()):
+            return found
+        report_failure("adjoint", torch.where(diverged, Status.DIVERGED, Status.CONVERGED), "mask", stacklevel=4)
+        return _masked(found, ~diverged)
+
+    def estimate(
+        self, cotangents: Sequence[Tensor], transpose: Callable[[list[Tensor]], list[Tensor]], ratio: float
+    ) -> list[Tensor]:
+        """`(I - J)^-T g` as the forward method estimates it; `g` itself where that is much larger than `g`."""
+        whole = [g.new_zeros(self._part.total, *g.shape[1:]).index_copy_(0, self._part.rows, g) for g in cotangents]
+        found = [u[self._part.rows].to(g.dtype) for u, g in zip(transpose(whole), cotangents, strict=True)]
+        trusted = _length(found) <= ratio * _length(cotangents)  # a NaN is not trusted
+        return _choose(trusted, found, torch.arange(len(trusted), device=trusted.device), _finite_or_zero(cotangents))
+
+    def _record(self, adjoint: Adjoint, rows: Tensor) -> None:
+        """Write the log over all rows of the batch; rows without a solve have the status of their forward one."""
+        part = replace(self._part, rows=self._part.rows[rows])
+        none = torch.zeros_like(self._forward)
+        self._log.append(
+            Adjoint(
+                steps=part.scatter(adjoint.steps, none),
+                residual=part.scatter(adjoint.residual, torch.full_like(none, torch.nan, dtype=torch.float64)),
+                status=part.scatter(adjoint.status, self._forward),
+                row_evaluations=adjoint.row_evaluations,
+            )
         )
-        self.found.append(adjoint)
-        report_failure("adjoint", adjoint.status, self.gradient)
-        drop = adjoint.status == Status.DIVERGED
-        if self.gradient.on_failure == "mask":
-            drop = adjoint.status != Status.CONVERGED
-        if bool(drop.any()):
-            result = [torch.where(drop.view(-1, *([1] * (u.ndim - 1))), 0, u) for u in result]
-        return result
 
 
-def implicit(problem: Problem, found: Run, gradient: Implicit, adjoint: list[Adjoint]) -> Run:
-    """A run with the implicit gradient attached to its leaves; `backward` appends to `adjoint` how it went.
+def _column(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.view(-1, *([1] * (like.ndim - 1)))
 
-    Rows that diverged (with `on_failure="mask"`: that did not converge) take no part in the recorded evaluation, so
-    that they cannot put a NaN into shared parameters.
-    """
-    # A step that returns its input, or no step, would hand on the start's graph.
-    leaves = [x.detach() for x in found.leaves]
-    keep = found.status != Status.DIVERGED
-    if gradient.on_failure == "mask":
-        keep = found.status == Status.CONVERGED
-    whole = bool(keep.all())
-    index = keep.nonzero().squeeze(1)
-    if len(index) == 0:
-        report_failure("forward", found.status, gradient, stacklevel=4)
-        return replace(found, leaves=leaves)
-    at = replace(problem, state=leaves)
-    at = at if whole else at.subset(index)
-    tape = _Tape(at)
-    evaluations = found.row_evaluations + at.rows
-    if not tape.reaches_others():
-        return replace(found, leaves=leaves, row_evaluations=evaluations)
-    report_failure("forward", found.status, gradient, stacklevel=4)
-    detached = replace(at, context=[x.detach() if isinstance(x, Tensor) else x for x in at.context])
-    backward = _AdjointSolve(detached, tape, gradient, adjoint)
-    attached = _FixedPoint.apply(backward, *(at.state[i] for i in tape.measured), *tape.outputs)
-    result = list(leaves)
-    for i, value in zip(tape.measured, attached, strict=True):
-        result[i] = value if whole else leaves[i].index_copy(0, index, value)
-    return replace(found, leaves=result, row_evaluations=evaluations)
+
+def _masked(vectors: Sequence[Tensor], keep: Tensor) -> list[Tensor]:
+    return [torch.where(_column(keep, u), u, 0) for u in vectors]
+
+
+def _finite_or_zero(vectors: Sequence[Tensor]) -> list[Tensor]:
+    return _masked(vectors, torch.stack([finite_rows(u) for u in vectors]).all(0))
+
+
+def _choose(good: Tensor, found: Sequence[Tensor], rows: Tensor, other: Sequence[Tensor]) -> list[Tensor]:
+    """`other`, with `found` in those of `rows` that are good."""
+    return [o.index_copy(0, rows[good], u[good]) for u, o in zip(found, other, strict=True)]
+
+
+def _length(vectors: Sequence[Tensor]) -> Tensor:
+    """`(batch,)`, the norm of all leaves of a row together."""
+    squares = [row_rms(u).double().square() * (u[0].numel() if len(u) else 1) for u in vectors]
+    return torch.stack(squares).sum(0).sqrt()

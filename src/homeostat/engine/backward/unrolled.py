@@ -1,10 +1,13 @@
 """Backpropagation through all steps, or through the last few of each example."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from homeostat.engine.backward.functional import is_transformed, refuse_forward_mode
 from homeostat.engine.forward.run import Run, rows_of, run
 from homeostat.engine.gradients import Unrolled
 from homeostat.engine.methods import Method, Picard
@@ -12,10 +15,21 @@ from homeostat.engine.nest import merge_rows, select
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
+from homeostat.errors import ContractError
 
 
 def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled) -> Run:
-    """Run with a graph."""
+    """Run with a graph.
+
+    Raises:
+        ContractError: checkpoints under a transform of `torch.func`; forward-mode differentiation with `last`.
+    """
+    if gradient.checkpoint:
+        if is_transformed():
+            raise ContractError(
+                "Unrolled(checkpoint=True) cannot run under torch.func: PyTorch has no checkpoints there"
+            )
+        problem = _checkpointed(problem)
     if gradient.last is None:
         return _graphed(problem, stop, method)
     if not stop.tests:
@@ -39,10 +53,20 @@ def _truncated(problem: Problem, steps: int | Tensor, method: Method, last: int)
         short = (free == 0).nonzero().squeeze(1)
     # Examples that took no step without a graph start from the caller's own state, so that it gets their gradient.
     start = merge_rows(before.leaves, short, select(problem.state, problem.layout, short))
+    refuse_forward_mode(start)  # its tangents know nothing of a truncation
     plain = method if isinstance(method, Picard) else Picard()
     after = _graphed(replace(problem, state=start), Stop(rtol=0, max_steps=graphed), plain)
     evaluations = before.row_evaluations + after.row_evaluations
     return replace(after, steps=before.steps + after.steps, row_evaluations=evaluations)
+
+
+def _checkpointed(problem: Problem) -> Problem:
+    """The map with steps that keep what they were given only, and are taken again in `backward`."""
+
+    def step(state: Any, context: Any) -> Any:
+        return checkpoint(problem.step, state, context, use_reentrant=False)
+
+    return replace(problem, step=step)
 
 
 def _graphed(problem: Problem, stop: Stop, method: Method) -> Run:

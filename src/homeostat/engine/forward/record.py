@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.norms import row_norms, row_rms
@@ -23,37 +25,50 @@ class Record:
     """Step by step, the leaves of z."""
     after: list[list[Tensor]] = field(default_factory=list)
     """Step by step, the leaves of f(z)."""
-    extrapolated: Tensor | None = None
-    """`(steps, rows)` bool: z was a proposal of an accelerated method, which takes it back if f(z) is not finite."""
+    proposed: list[NDArray[np.bool_] | None] = field(default_factory=list)
+    """Step by step, rows whose z was a proposal that is taken back if f(z) is not finite; None where there are none."""
     _changes: list[list[Tensor]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
         return len(self.after)
 
-    def add(self, before: list[Tensor], after: list[Tensor], change: list[Tensor] | None = None) -> None:
-        """One more step; `change` is the measured f(z) - z where the method has it."""
+    def add(
+        self,
+        before: list[Tensor],
+        after: list[Tensor],
+        changes: list[Tensor] | None = None,
+        proposed: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """One more step; `changes` are the norms of the measured f(z) - z, where the method has them."""
         self.before.append(before)
         self.after.append(after)
-        with torch.no_grad():
-            # Taken at once, while the states are still in the cache.
-            if change is None:
-                change = [after[i] - before[i] for i in self.measured]
-            self._changes.append([row_norms(x) for x in change])
+        self.proposed.append(proposed)
+        if changes is None:
+            with torch.no_grad():  # taken at once, while the states are still in the cache
+                changes = [row_norms(after[i] - before[i]) for i in self.measured]
+        self._changes.append(changes)
 
     def tail(self) -> "Record":
         """The last step alone."""
         origin = self.after[-2] if self.steps > 1 else self.origin
-        extrapolated = None if self.extrapolated is None else self.extrapolated[-1:]
+        last = slice(-1, None)
         return Record(
             self.first + self.steps - 1,
             origin,
             self.measured,
-            self.before[-1:],
-            self.after[-1:],
-            extrapolated,
-            self._changes[-1:],
+            self.before[last],
+            self.after[last],
+            self.proposed[last],
+            self._changes[last],
         )
+
+    def proposals(self) -> Tensor | None:
+        """`(steps, rows)` bool, on the device of the state; None where there are none."""
+        if all(x is None for x in self.proposed):
+            return None
+        none = np.zeros(len(self.after[0][0]), bool)
+        return torch.from_numpy(np.stack([none if x is None else x for x in self.proposed])).to(self.after[0][0].device)
 
     def changes(self) -> list[Tensor]:
         """RMS of f(z) - z, `(steps, rows)` for each measured leaf, by `row_norms`."""

@@ -6,11 +6,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from homeostat.engine.forward.accelerated import AndersonStepper
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
 from homeostat.engine.forward.record import Record
 from homeostat.engine.forward.stopping import StopTest
-from homeostat.engine.methods import Method, Picard
+from homeostat.engine.methods import Anderson, Method, Picard
 from homeostat.engine.nest import merge_rows, select
 from homeostat.engine.norms import finite_rows
 from homeostat.engine.problem import Problem
@@ -99,7 +100,11 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
 
 
 def _stepper(problem: Problem, method: Method) -> Stepper:
-    return PicardStepper(problem, method.damping if isinstance(method, Picard) else 1.0)
+    if isinstance(method, Picard):
+        return PicardStepper(problem, method.damping)
+    if isinstance(method, Anderson):
+        return AndersonStepper(problem, method)
+    return PicardStepper(problem, 1.0)
 
 
 def _outgoing(

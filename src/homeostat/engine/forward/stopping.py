@@ -184,7 +184,8 @@ class StopTest:
 
     def _diverged(self, record: Record, sizes: list[Tensor]) -> Tensor:
         outside = torch.stack([~(s <= b) for s, b in zip(sizes, self._bounds, strict=True)]).any(0)
-        return outside if record.extrapolated is None else outside & ~record.extrapolated
+        proposals = record.proposals()
+        return outside if proposals is None else outside & ~proposals
 
     def _stalled(self, relative: Tensor, end: int) -> Tensor:
         reached = relative <= self._floor

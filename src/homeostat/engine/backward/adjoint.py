@@ -1,0 +1,126 @@
+"""The linear system behind every implicit gradient, `u = J^T u + g`, solved per example: one entrance, four methods."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from homeostat.engine.backward.krylov import solve_by_cycles
+from homeostat.engine.backward.tape import AnyTape, record
+from homeostat.engine.forward.run import run
+from homeostat.engine.methods import AdjointMethod, Anderson, Picard
+from homeostat.engine.problem import Problem
+from homeostat.engine.solution import Adjoint
+from homeostat.engine.stop import Stop
+
+
+class JacobianRows:
+    """Jacobian products of chosen rows. Rows that are finished cost nothing more, where that is worth it.
+
+    A tape holds the rows it was recorded on. Recording it again without the finished rows costs an evaluation of `f`,
+    so that it is done when a quarter of its rows have left; until then they travel along with a cotangent of 0.
+
+    Args:
+        problem: the map at its fixed point.
+        tape: `f` recorded there, for all rows.
+        autocast: what `f` is recorded under, when it is recorded again.
+    """
+
+    def __init__(self, problem: Problem, tape: AnyTape, autocast: AbstractContextManager[Any]) -> None:
+        self._problem, self._whole, self._autocast = problem, tape, autocast
+        self._all = torch.arange(problem.rows, device=problem.state[0].device)
+        self._tape, self._held = tape, self._all
+        self._asked: Tensor | None = None
+        self._place: Tensor | None = None
+        self.evaluations = 0
+
+    def pull(self, rows: Tensor, cotangents: Sequence[Tensor]) -> list[Tensor]:
+        """`J^T u`.
+
+        Args:
+            rows: `(active,)` int64, which rows of the batch these are. Asking with the same tensor again is free.
+            cotangents: `u` for these rows, one per measured leaf, in any floating dtype.
+
+        Returns:
+            One per measured leaf, in the dtype of its cotangent.
+        """
+        return self._product(rows, cotangents, transposed=True)
+
+    def push(self, rows: Tensor, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """`J v`; see `pull`."""
+        return self._product(rows, tangents, transposed=False)
+
+    def _product(self, rows: Tensor, vectors: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
+        if rows is not self._asked:
+            self._follow(rows)
+        inputs, place = self._tape.inputs, self._place
+        given = [u.to(x.dtype) for u, x in zip(vectors, inputs, strict=True)]
+        if place is not None:
+            given = [torch.zeros_like(x).index_copy_(0, place, u) for u, x in zip(given, inputs, strict=True)]
+        found = self._tape.pull(given) if transposed else self._tape.push(given)
+        self.evaluations += len(self._held)
+        if place is not None:
+            found = [x.index_select(0, place) for x in found]
+        return [x.to(u.dtype) for x, u in zip(found, vectors, strict=True)]
+
+    def _follow(self, rows: Tensor) -> None:
+        place = self._find(rows)
+        if bool((place < 0).any()):  # rows that had left are asked for again
+            self._tape, self._held = self._whole, self._all
+            place = rows
+        if 4 * len(rows) <= 3 * len(self._held):
+            self._tape, self._held = record(self._problem.subset(rows), self._autocast), rows
+            self.evaluations += len(rows)
+        same = len(rows) == len(self._held)
+        self._place = None if same else place
+        self._asked = rows
+
+    def _find(self, rows: Tensor) -> Tensor:
+        lookup = torch.full_like(self._all, -1)
+        lookup[self._held] = torch.arange(len(self._held), device=rows.device)
+        return lookup[rows]
+
+
+def solve_adjoint(
+    jacobian: JacobianRows, rows: Tensor, cotangents: Sequence[Tensor], method: AdjointMethod, stop: Stop
+) -> tuple[list[Tensor], Adjoint]:
+    """Solve `u = J^T u + g` per example, with rows leaving as they finish.
+
+    The residual is RMS(J^T u + g - u) over RMS(J^T u + g), the largest over the leaves, whatever the method; all of
+    them begin at `u = g` and work in float32 at least.
+
+    Args:
+        jacobian: products with `J^T` and `J`, row by row.
+        rows: `(rows,)` int64, which rows of that batch are to be solved.
+        cotangents: `g`, one `(rows, ...)` per measured leaf.
+        method: how it is solved.
+        stop: when an example's solve stops.
+
+    Returns:
+        `u`, one per measured leaf in the dtype of its `g`, and how the solve went. Rows that diverged have a `u`
+        which is finite where `g` is, and means nothing.
+
+    Example:
+        >>> from homeostat.engine.methods import GMRES
+        >>> from homeostat.engine.backward.tape import present_autocast
+        >>> problem = Problem.of(lambda z, _: 0.75 * z + 1, torch.full((2, 3), 4.0), None)
+        >>> jacobian = JacobianRows(problem, record(problem), present_autocast(torch.device("cpu")))
+        >>> u, adjoint = solve_adjoint(jacobian, torch.arange(2), [torch.ones(2, 3)], GMRES(), Stop(1e-5))
+        >>> u[0][0].round(decimals=3), adjoint.steps
+        (tensor([4., 4., 4.]), tensor([3, 3]))
+    """
+    source = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in cotangents]
+    if isinstance(method, Picard | Anderson):
+
+        def step(u: tuple[Tensor, ...], at: list[Tensor]) -> tuple[Tensor, ...]:
+            present, *g = at
+            return tuple(p + s for p, s in zip(jacobian.pull(present, u), g, strict=True))
+
+        found = run(Problem.of(step, tuple(source), [rows, *source]), stop, method)
+        leaves, steps, residual, status = found.leaves, found.steps, found.residual, found.status
+    else:
+        leaves, steps, residual, status = solve_by_cycles(jacobian, rows, source, method, stop)
+    adjoint = Adjoint(steps, residual, status, jacobian.evaluations)
+    return [u.to(g.dtype) for u, g in zip(leaves, cotangents, strict=True)], adjoint

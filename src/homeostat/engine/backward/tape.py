@@ -1,0 +1,132 @@
+"""One recorded evaluation of the map at its fixed point, and the Jacobian products that are taken from it."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from homeostat.engine.backward.functional import FunctionalTape, is_transformed
+from homeostat.engine.problem import Problem
+
+
+class Tape:
+    """`f` recorded at `problem.state`; `J` is its Jacobian there, over the measured leaves.
+
+    Attributes:
+        measured: positions of the measured leaves among all leaves.
+        inputs: measured leaves of the state, free of any former graph.
+        outputs: measured leaves of `f(state)`. Their graph reaches parameters and context.
+
+    Example:
+        >>> import torch
+        >>> problem = Problem.of(lambda z, _: z * z, torch.tensor([[3.0]]), None)
+        >>> tape = Tape(problem)
+        >>> tape.pull([torch.ones(1, 1)]), tape.push([torch.ones(1, 1)])
+        ([tensor([[6.]])], [tensor([[6.]])])
+    """
+
+    def __init__(self, problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> None:
+        """Record, under `autocast` if given: `backward` runs outside of the one that the forward pass had."""
+        self.measured = problem.layout.measured()
+        with torch.enable_grad(), autocast or nullcontext():
+            state = list(problem.state)
+            for i in self.measured:
+                state[i] = state[i].detach().requires_grad_()
+                state[i].register_post_accumulate_grad_hook(_forget)
+            after = problem.apply(state, problem.context)
+        self.inputs = [state[i] for i in self.measured]
+        self.outputs = [after[i] for i in self.measured]
+        self._pushed: tuple[list[Tensor], list[Tensor]] | None = None
+
+    def reaches_others(self) -> bool:
+        """Whether gradients flow to anything but the state itself: parameters, or what the context was made from."""
+        waiting: list[Any] = [x.grad_fn for x in self.outputs if x.grad_fn is not None]
+        seen = set(waiting)
+        while waiting:
+            node = waiting.pop()
+            leaf = getattr(node, "variable", None)  # only nodes that accumulate into a leaf have one
+            if leaf is not None and not any(leaf is x for x in self.inputs):
+                return True
+            following = {function for function, _ in node.next_functions if function is not None} - seen
+            seen |= following
+            waiting.extend(following)
+        return False
+
+    def pull(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
+        """`J^T u` for one cotangent per measured leaf, in the dtypes of the state."""
+        if len(self.outputs) == 1 and self.outputs[0].requires_grad:
+            found = torch.autograd.grad(self.outputs[0], self.inputs[0], cotangents[0], True, allow_unused=True)
+            return [torch.zeros_like(cotangents[0])] if found[0] is None else list(found)
+        pairs = [(x, u) for x, u in zip(self.outputs, cotangents, strict=True) if x.requires_grad]
+        if not pairs:
+            return [torch.zeros_like(x) for x in self.inputs]
+        outputs, chosen = zip(*pairs, strict=True)
+        # Adding up what flows back is all that happens to these tensors, so a missing path is a plain zero.
+        found = torch.autograd.grad(outputs, self.inputs, chosen, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(self.inputs, found, strict=True)]
+
+    def push(self, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """`J v` for one tangent per measured leaf.
+
+        `w -> J^T w` is linear, so that its own transposed product with `v` is `J v`, whatever `w` it is recorded at.
+        Recorded once and used for every `v`; needs of the operations in `f` only that they can be differentiated twice.
+        """
+        if self._pushed is None:
+            with torch.enable_grad():
+                at = [torch.zeros_like(x, requires_grad=True) for x in self.outputs]
+                used = [(x, w) for x, w in zip(self.outputs, at, strict=True) if x.requires_grad]
+                outputs, chosen = [x for x, _ in used], [w for _, w in used]
+                found: Sequence[Tensor | None] = [None for _ in self.inputs]
+                if used:
+                    found = torch.autograd.grad(outputs, self.inputs, chosen, create_graph=True, allow_unused=True)
+            self._pushed = (
+                at,
+                [torch.zeros_like(x) if g is None else g for x, g in zip(self.inputs, found, strict=True)],
+            )
+        at, pulled = self._pushed
+        pairs = [(x, v) for x, v in zip(pulled, tangents, strict=True) if x.requires_grad]
+        if not pairs:
+            return [torch.zeros_like(x) for x in at]
+        outputs, chosen = zip(*pairs, strict=True)
+        found = torch.autograd.grad(outputs, at, chosen, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
+
+
+AnyTape = Tape | FunctionalTape
+
+
+def record(problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> "AnyTape":
+    """The tape that fits what is going on: `torch.func` or plain autograd.
+
+    Example:
+        >>> problem = Problem.of(lambda z, _: 2 * z, torch.ones(1, 1), None)
+        >>> record(problem).pull([torch.ones(1, 1)])
+        [tensor([[2.]])]
+    """
+    if is_transformed():
+        with autocast or nullcontext():
+            return FunctionalTape(problem)
+    return Tape(problem, autocast)
+
+
+def _forget(leaf: Tensor) -> None:
+    """The last product flows into the tape's own inputs too; nobody reads it there."""
+    leaf.grad = None
+
+
+def present_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """The autocast of this moment: `backward` runs outside of it, and on some devices in another thread.
+
+    Example:
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     kept = present_autocast(torch.device("cpu"))
+        >>> with kept:
+        ...     torch.is_autocast_enabled("cpu")
+        True
+    """
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))

@@ -1,0 +1,118 @@
+"""`Equilibrium`: a layer whose output is the fixed point of a cell."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from homeostat.engine import Anderson, Implicit, Solution, Stop, solve
+from homeostat.engine.gradients import Gradient
+from homeostat.engine.methods import Method
+from homeostat.errors import ContractError
+from homeostat.nn.normalisation import evaluate_once
+
+
+class Equilibrium(nn.Module):
+    """A layer that applies `state <- cell(state, context)` until each example has converged.
+
+    The layer keeps nothing between calls: it can be copied, pickled, wrapped for data parallelism, shared by threads
+    and called as often as wanted before one `backward()`. `train()` and `eval()` reach the cell and nothing else.
+    Parametrised weights of a cell that is a module (weight norm, spectral norm) are evaluated once a solve, so that
+    every step, and the backward pass, sees the same map; see `evaluate_once`.
+
+    Args:
+        cell: `(state, context) -> state`, a module or a function; only a module's parameters are the layer's.
+        method: how to iterate.
+        stop: when an example stops, in plain numbers. To think longer in evaluation, set the attribute `stop`.
+        gradient: what `backward()` does.
+        start: `context -> state`, a module or a function, called where `forward` gets no state; it sees the context as
+            it was given, marks included. None: zeros in the shape of the context, which then has to be a floating
+            tensor. `Implicit` gives no gradient to the parameters of a start.
+
+    Raises:
+        TypeError: a cell or start that cannot be called, or an option that is not one.
+        ValueError: a stop that holds one number an example, which no batch of another size could use.
+
+    Example:
+        >>> import homeostat as hs
+        >>> class Cell(nn.Module):
+        ...     def __init__(self, width):
+        ...         super().__init__()
+        ...         self.linear = nn.Linear(width, width)
+        ...
+        ...     def forward(self, z, x):
+        ...         return torch.tanh(0.5 * self.linear(z) + x)
+        >>> layer = hs.nn.Equilibrium(Cell(8), stop=hs.Stop(rtol=1e-5))
+        >>> state = layer(torch.ones(4, 8))
+        >>> state.square().sum().backward()
+        >>> solution = layer.solve(torch.ones(4, 8), state.detach())  # a warm start, and the whole solution
+        >>> bool(solution.converged.all())
+        True
+    """
+
+    def __init__(
+        self,
+        cell: Callable[[Any, Any], Any],
+        *,
+        method: Method = Anderson(),  # noqa: B008 - options are frozen values
+        stop: Stop = Stop(),  # noqa: B008
+        gradient: Gradient = Implicit(),  # noqa: B008
+        start: Callable[[Any], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("cell", cell), ("start", start)):
+            if not callable(value) and (name == "cell" or value is not None):
+                raise TypeError(f"{name} must be a module or a function, not {value!r}")
+        for name, value, kinds in (("method", method, Method), ("stop", stop, Stop), ("gradient", gradient, Gradient)):
+            if not isinstance(value, kinds):
+                raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
+        if isinstance(stop.rtol, Tensor) or isinstance(stop.max_steps, Tensor):
+            raise ValueError("a layer's stop takes plain numbers; homeostat.solve takes one number an example")
+        self.cell = cell
+        self.method = method
+        self.stop = stop
+        self.gradient = gradient
+        self.start = start
+
+    def forward(self, context: Any, state: Any = None) -> Any:
+        """The state at the equilibrium, in the structure of the start.
+
+        Args:
+            context: what the cell needs beside the state, batch first; a tensor or a nest with marks, as in `solve`.
+            state: where to start; None: what the layer's `start` says.
+        """
+        return self.solve(context, state).state
+
+    def solve(self, context: Any, state: Any = None) -> Solution:
+        """The same as a `Solution`: steps, residual and status of each example beside the state.
+
+        Under `DistributedDataParallel` call this from within the wrapped module's own `forward`, like any submodule.
+
+        Raises:
+            ContractError: no state, no `start`, and a context that is not a floating tensor.
+        """
+        if state is None:
+            state = self._start(context)
+        cell = evaluate_once(self.cell) if isinstance(self.cell, nn.Module) else self.cell
+        return solve(cell, state, context, method=self.method, stop=self.stop, gradient=self.gradient)
+
+    def _start(self, context: Any) -> Any:
+        if self.start is not None:
+            return self.start(context)
+        if isinstance(context, Tensor) and context.is_floating_point():
+            return torch.zeros_like(context)
+        kind = f"a tensor of {context.dtype}" if isinstance(context, Tensor) else f"a {type(context).__name__}"
+        raise ContractError(
+            f"the context is {kind}, which does not say where to start: give the layer start=, or forward a state"
+        )
+
+    def extra_repr(self) -> str:
+        named = [("method", self.method), ("stop", self.stop), ("gradient", self.gradient)]
+        # A module is shown as a child already.
+        named += [
+            (name, getattr(value, "__name__", value))
+            for name, value in (("cell", self.cell), ("start", self.start))
+            if value is not None and not isinstance(value, nn.Module)
+        ]
+        return ", ".join(f"{name}={value}" for name, value in named)
