@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import homeostat as hs
 from benchmarks import features, peers_torchdeq
-from benchmarks.cells import Counter
+from benchmarks.cells import Counter, symmetric_kernel
 from benchmarks.criteria import CRITERIA, Criterion
 from benchmarks.results import Figure, Target
 from benchmarks.timing import paired
@@ -58,17 +58,6 @@ def linear(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
             yield Figure("batches", name, value, details=details, **rest)
 
 
-def _contraction(channels: int, device: str) -> Tensor:
-    """A 3x3 kernel whose convolution is symmetric with spectral radius 1, so that a gain is a rate."""
-    draw = torch.Generator().manual_seed(0)
-    kernel = torch.randn(channels, channels, 3, 3, generator=draw)
-    kernel = (kernel + kernel.transpose(0, 1).flip(2, 3)).to(device)
-    vector = torch.randn(1, channels, 32, 32, generator=draw).to(device)
-    for _ in range(200):
-        vector = F.conv2d(vector / vector.norm(), kernel, padding=1)
-    return kernel / vector.norm()
-
-
 def conv(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
     """Wall time of the same with a conv cell of 64 channels on 32x32."""
     name = f"one row of {_ROWS} at {_SLOW}, others {_FAST}, to {_CONV}, conv cell: times faster than torchdeq"
@@ -77,7 +66,7 @@ def conv(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
         yield Figure.absent("batches", name, peers_torchdeq.MISSING, target=target)
         return
     channels, side = (64, 32) if share == 1 else (16, 32)
-    kernel = _contraction(channels, device)
+    kernel = symmetric_kernel(channels, device)
     draw = torch.Generator().manual_seed(1)
     # Small, so that tanh stays close to linear and the gains are the rates.
     source = (0.01 * torch.randn(_ROWS, channels, side, side, generator=draw)).to(device)

@@ -1,7 +1,8 @@
 """The cells that everything is measured on, at a gain that settles or at one that never does.
 
 A cell's gain is the size of its weights in units in which 1 is the edge of chaos for a random `tanh` net: below it the
-iteration contracts, well above it the state moves for ever, so that no stopping test can end a run early.
+iteration contracts, well above it the state moves for ever, so that no stopping test can end a run early. On such a map a safeguarded method may hold its extrapolation back, and be
+cheap for that reason; so there are slow maps too, on which acceleration is at work and does not arrive either.
 """
 
 import math
@@ -18,8 +19,10 @@ Step = Callable[[Tensor, Any], Tensor]
 CHAOTIC = 3.0
 """A gain at which the cells never settle. The benchmark verifies it on every run: no row may end before its steps."""
 
-CONTRACTING = 0.7
-"""A gain at which they settle in some dozens of steps."""
+SLOW = 0.9999
+"""The rate of maps that do contract, but are on their way for longer than anything here iterates."""
+
+_SMALL = 1e-5
 
 
 @dataclass(frozen=True)
@@ -135,9 +138,47 @@ def transformer(
     return Cell("transformer", step, state, context, weights, 20)
 
 
+def symmetric_kernel(channels: int, device: str = "cpu", side: int = 32) -> Tensor:
+    """A 3x3 kernel whose convolution is symmetric with spectral radius 1, so that a factor before it is a rate."""
+    draw = torch.Generator().manual_seed(0)
+    kernel = torch.randn(channels, channels, 3, 3, generator=draw)
+    kernel = (kernel + kernel.transpose(0, 1).flip(2, 3)).to(device)
+    vector = torch.randn(1, channels, side, side, generator=draw).to(device)
+    for _ in range(200):
+        vector = F.conv2d(vector / vector.norm(), kernel, padding=1)
+    return kernel / vector.norm()
+
+
+def slow_mlp(device: str = "cpu", seed: int = 0, batch: int = 64, width: int = 128) -> Cell:
+    """The MLP cell with a symmetric matrix, eigenvalues evenly spaced up to `SLOW`, close to where tanh is linear."""
+    draw = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(torch.randn(width, width, generator=draw))
+    weight = (basis @ torch.diag(torch.linspace(0, SLOW, width)) @ basis.T).to(device)
+    context = (_SMALL * torch.randn(batch, width, generator=draw)).to(device)
+
+    def step(z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(z @ weight + x)
+
+    return Cell("MLP", step, torch.zeros_like(context), context, {"weight": weight}, 60)
+
+
+def slow_conv(device: str = "cpu", seed: int = 0, batch: int = 16, channels: int = 64, side: int = 32) -> Cell:
+    """The conv cell with a symmetric convolution of spectral radius `SLOW`, close to where tanh is linear."""
+    draw = torch.Generator().manual_seed(seed)
+    kernel = SLOW * symmetric_kernel(channels, device, side)
+    context = (_SMALL * torch.randn(batch, channels, side, side, generator=draw)).to(device)
+
+    def step(z: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(F.conv2d(z, kernel, padding=1) + x)
+
+    return Cell("conv", step, torch.zeros_like(context), context, {"kernel": kernel}, 40)
+
+
 CELLS: dict[str, Callable[..., Cell]] = {
     "MLP": mlp,
     "two-layer MLP": two_layers,
     "conv": conv,
     "transformer": transformer,
 }
+
+SLOW_CELLS: dict[str, Callable[..., Cell]] = {"MLP": slow_mlp, "conv": slow_conv}

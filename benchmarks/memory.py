@@ -18,12 +18,10 @@ from torch.profiler import ProfilerActivity, profile
 
 import homeostat as hs
 from benchmarks import features, peers_torchdeq
-from benchmarks.cells import CHAOTIC, Cell, bare_loop, conv
+from benchmarks.cells import CHAOTIC, Cell, bare_loop, conv, slow_conv
 from benchmarks.results import Figure, Target
 
 Run = Callable[[], object]
-
-_EVALUATIONS = 40
 
 
 def peak_bytes(run: Run, device: str = "cpu") -> int:
@@ -56,39 +54,52 @@ def peak_bytes(run: Run, device: str = "cpu") -> int:
     return peak
 
 
-def _beyond(cell: Cell, run: Run, device: str) -> float:
+def _beyond(cell: Cell, run: Run, evaluations: int, device: str) -> float:
     """Peak of a run in states, less that of the bare loop."""
-    run()  # what is made once and kept is not a cost of the solve
-    return (peak_bytes(run, device) - peak_bytes(lambda: bare_loop(cell, _EVALUATIONS), device)) / cell.state_bytes
+    return (peak_bytes(run, device) - peak_bytes(lambda: bare_loop(cell, evaluations), device)) / cell.state_bytes
 
 
 def forward(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
-    """States beyond a bare loop, conv cell, on a map that does not settle."""
+    """States beyond a bare loop, conv cell, on maps that do not arrive; long enough for the cycle test to take part."""
     del share
-    cell = conv(CHAOTIC, device=device)
-    stop = hs.Stop(rtol=1e-6, max_steps=_EVALUATIONS)
-    for label, method, memory, compiled, limit in (
-        ("Picard", hs.Picard(), None, False, 4),
-        ("Picard, compiled", hs.Picard(), None, True, None),
-        ("Anderson (memory 6)", hs.Anderson(memory=6), 6, False, 16),
-        ("Broyden", hs.Broyden(), None, False, None),
+    chaotic, slow = conv(CHAOTIC, device=device), slow_conv(device=device)
+    for label, method, memory, compiled, limit, cell, evaluations in (
+        ("Picard", hs.Picard(), None, False, 4, chaotic, 80),
+        ("Picard, compiled", hs.Picard(), None, True, None, chaotic, 80),
+        ("Anderson (memory 6)", hs.Anderson(memory=6), 6, False, 16, chaotic, 80),
+        ("Anderson (memory 6), slow map", hs.Anderson(memory=6), 6, False, 16, slow, 80),
+        ("Broyden, slow map", hs.Broyden(), None, False, None, slow, 40),
     ):
-        family = label.partition(" ")[0].strip(",")
-        name = f"memory beyond a bare loop, conv cell, {_EVALUATIONS} evaluations: {label}"
+        family = type(method).__name__
+        name = f"memory beyond a bare loop, conv cell, {evaluations} evaluations: {label}"
         rest: dict[str, Any] = {"unit": "states", "target": None if limit is None else Target(limit)}
         if peers_torchdeq.available() and not compiled:
-            theirs = peers_torchdeq.overhead_run(family, cell, _EVALUATIONS, memory)
-            rest["peer"] = f"{_beyond(cell, theirs, device):.2f}"
+            theirs = peers_torchdeq.overhead_run(family, cell, evaluations, memory)
+            rest["peer"] = f"{_beyond(cell, theirs, evaluations, device):.2f}"
         if why := features.why_not(family) or (features.why_not_compiled() if compiled else ""):
             yield Figure.absent("memory", name, why, **rest)
             continue
+        stop = hs.Stop(rtol=1e-6, max_steps=evaluations)
         options: dict[str, Any] = {"compile": True} if compiled else {}
+        solutions: list[hs.Solution] = []
 
-        def ours(method: Any = method, options: dict[str, Any] = options) -> hs.Solution:
+        def ours(
+            cell: Cell = cell,
+            method: Any = method,
+            stop: hs.Stop = stop,
+            options: dict[str, Any] = options,
+            solutions: list[hs.Solution] = solutions,
+        ) -> None:
             with torch.no_grad():
-                return hs.solve(cell.step, cell.state, cell.context, method=method, stop=stop, **options)
+                solutions[:] = [hs.solve(cell.step, cell.state, cell.context, method=method, stop=stop, **options)]
 
-        yield Figure("memory", name, _beyond(cell, ours, device), **rest)
+        if compiled:
+            ours()  # what the compiler makes is made once
+            solutions.clear()
+        beyond = _beyond(cell, ours, evaluations, device)
+        early = int((solutions[0].status != hs.Status.MAX_STEPS).sum())
+        note = f"{early} rows ended early" if early else ""
+        yield Figure("memory", name, beyond, note=note, **rest)
 
 
 def _slow_rotation(device: str) -> Cell:
@@ -102,12 +113,12 @@ def _slow_rotation(device: str) -> Cell:
     def step(z: Tensor, x: Tensor) -> Tensor:
         return torch.tanh(z @ weight + x)
 
-    return Cell("rotation", step, state, context, {"weight": weight}, 0)
+    return Cell("MLP", step, state, context, {"weight": weight}, 0)
 
 
 def _training_peak(cell: Cell, method: Any, gradient: Any, steps: int, device: str) -> tuple[int, float]:
     """Peak of forward and backward, and the share of steps that each row really took."""
-    weight = cell.weights["weight"]
+    (weight,) = cell.weights.values()
     taken = []
 
     def run() -> None:
@@ -136,16 +147,19 @@ _STEPS = (10, 100, 1000)
 
 def training(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
     """Peak of a training step against the number of steps; with Unrolled beside it, to show what growth looks like."""
-    cell = _slow_rotation(device)
+    rotation, images = _slow_rotation(device), slow_conv(device=device, batch=4)
+    images.weights["kernel"].requires_grad_()
     implicit = hs.Implicit(method=hs.Picard(), stop=hs.Stop(rtol=1e-6, max_steps=20))
     counts = _STEPS if share == 1 else _STEPS[:2]
-    for label, method, gradient, limit in (
-        ("Implicit, Picard", hs.Picard(), implicit, 5.0),
-        ("Implicit, Anderson", hs.Anderson(), implicit, 5.0),
-        ("Unrolled, Picard", hs.Picard(), hs.Unrolled(), None),
+    for label, cell, method, gradient, limit in (
+        ("Implicit, Picard", rotation, hs.Picard(), implicit, 5.0),
+        ("Implicit, Anderson", rotation, hs.Anderson(), implicit, 5.0),
+        ("Implicit, Picard", images, hs.Picard(), implicit, 5.0),
+        ("Unrolled, Picard", rotation, hs.Picard(), hs.Unrolled(), None),
     ):
         shown = counts if limit is not None else counts[:2]
-        name = f"training step, growth of peak memory at {', '.join(str(n) for n in shown)} steps: {label}"
+        steps = ", ".join(str(n) for n in shown)
+        name = f"training step, growth of peak memory at {steps} steps, {cell.name} cell: {label}"
         rest: dict[str, Any] = {"unit": "%", "target": None if limit is None else Target(limit)}
         if why := features.why_not(type(method).__name__):
             yield Figure.absent("memory", name, why, **rest)
