@@ -1,8 +1,9 @@
-"""The cells that everything is measured on, at a gain that settles or at one that never does.
+"""The cells that everything is measured on.
 
 A cell's gain is the size of its weights in units in which 1 is the edge of chaos for a random `tanh` net: below it the
-iteration contracts, well above it the state moves for ever, so that no stopping test can end a run early. On such a map a safeguarded method may hold its extrapolation back, and be
-cheap for that reason; so there are slow maps too, on which acceleration is at work and does not arrive either.
+iteration contracts, well above it the state moves for ever, so that no stopping test can end a run early. On such a map
+a safeguarded method may hold its extrapolation back, and be cheap for that reason; so there are slow maps too, on which
+acceleration is at work and does not arrive either.
 """
 
 import math

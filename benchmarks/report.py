@@ -14,11 +14,26 @@ _COLOURS = {"reached": "green", "not reached": "bold red", "reported": "dim", "n
 
 _PREFACE = """# Benchmarks
 
-Made by `make bench`; do not edit. Ratios are taken in pairs, within one process and on one thread: every candidate runs
-between two runs of the bare loop and is divided by their mean. A figure is the median of these ratios, in brackets
-their 10th and 90th percentile; a verdict goes by the median. `x` is a ratio of times unless a line says otherwise.
-Overheads are per evaluation, on maps that never settle, with the stopping test on, and were checked to have taken every
-evaluation in every row."""
+Made by `make bench` (`make bench-jax` first, for the peers that are written in JAX); do not edit. All single figures,
+with times, seeds and counts, are in [`benchmarks/results`](../benchmarks/results).
+
+* Ratios are taken in pairs, on one thread: every candidate runs between two runs of what it is compared with, and is
+  divided by their mean. A figure is the median of these ratios, with their 10th and 90th percentile in brackets; a
+  verdict goes by the median, never by the better end. `x` is a ratio of times where a line does not say otherwise.
+* Cells: MLP `tanh(z W + x)`, batch 64, 128 wide; two-layer MLP `tanh(relu(z V + x) W)`, the same; conv
+  `tanh(conv3x3(z) + x)`, batch 16, 64 channels, 32x32; transformer, a pre-norm block with 4 heads, batch 8, 128 tokens,
+  256 wide. A ratio depends on what the cell costs: the same few microseconds weigh twice as much on a machine whose
+  matrix product is twice as fast.
+* Overheads are per evaluation, with the stopping test on, on maps that do not settle: chaotic ones, and for what
+  accelerates also *slow* ones (rate 0.9999), on which the extrapolation is at work. Every row was checked to have taken
+  every step. torchdeq's solvers are called without the module around them, with the same number of evaluations and the
+  same memory, their test on; their evaluations are counted.
+* Memory is the largest sum of what torch's allocator had given out, inside operators too, beyond that of a bare loop.
+* The 200 random maps and the shifts are described in [`benchmarks/maps.py`](../benchmarks/maps.py), as they were before
+  any of them was solved.
+* jaxopt and optimistix run in another process, on the same weights in float32, in turns with ours. They are pinned to one
+  core and compiled without XLA's own threads. All stop at the same residual, ours for each row, theirs for the batch as
+  one, which is easier."""
 
 
 def number(value: float, unit: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks.cells import CELLS, CHAOTIC, Counter, bare_loop, mlp
+from benchmarks.cells import CELLS, CHAOTIC, SLOW_CELLS, Counter, bare_loop, mlp
 from benchmarks.memory import peak_bytes
 from benchmarks.report import markdown, measured, table
 from benchmarks.results import Figure, Target, describe_machine, load, save
@@ -61,6 +61,15 @@ def test_chaotic_cells_stay_bounded_and_do_not_settle(name: str) -> None:
     after = cell.step(state, cell.context)
     assert torch.isfinite(state).all()
     assert ((after - state).norm(dim=1) > 0.05 * after.norm(dim=1)).all()
+
+
+def test_a_slow_map_contracts_and_does_not_arrive() -> None:
+    cell = SLOW_CELLS["MLP"]()
+    changes = []
+    for steps in (1, 100, 300):
+        state = bare_loop(cell, steps)
+        changes.append((cell.step(state, cell.context) - state).norm() / state.norm())
+    assert changes[0] > changes[1] > changes[2] > 1e-4
 
 
 def test_cells_and_their_weights_follow_from_the_seed() -> None:
