@@ -20,11 +20,12 @@ _RELATIVE = Criterion("relative", RTOL)
 
 
 def _evaluations(given: RandomMap, method: Any, limit: int, criterion: Criterion = _RELATIVE) -> tuple[int, bool]:
-    """Evaluations of a solve of ours, and whether it converged."""
+    """Evaluations of a solve of ours, counted outside of it, and whether it converged."""
     stop = criterion.ours(given.state[0].numel(), limit)
+    counted = Counter(given.step)
     with torch.no_grad():
-        found = hs.solve(given.step, given.state, given.source, method=method, stop=stop)
-    return found.row_evaluations, bool(found.converged.all())
+        found = hs.solve(counted, given.state, given.source, method=method, stop=stop)
+    return counted.rows, bool(found.converged.all())
 
 
 def _torchdeq_evaluations(given: RandomMap, limit: int, criterion: Criterion = _RELATIVE) -> tuple[int, bool]:

@@ -44,14 +44,16 @@ class Cell:
 
 
 class Counter:
-    """A map that counts how often it is applied."""
+    """A map that counts how often it is applied, and to how many rows in all."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.calls = 0
+        self.rows = 0
 
     def __call__(self, state: Tensor, context: Any) -> Tensor:
         self.calls += 1
+        self.rows += len(state)
         return self.step(state, context)
 
 

@@ -83,7 +83,7 @@ def test_a_counter_counts() -> None:
     cell = mlp(0.7, batch=2, width=4)
     counted = Counter(cell.step)
     bare_loop(replace(cell, step=counted), 7)
-    assert counted.calls == 7
+    assert (counted.calls, counted.rows) == (7, 14)
 
 
 def test_a_verdict_goes_by_the_median_and_never_by_the_better_end() -> None:
