@@ -1,11 +1,13 @@
 """Anderson acceleration with its safeguard, on the rows that are in the batch."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.forward.history import TruncatedGramSchmidt
 from homeostat.engine.forward.packing import Packing
-from homeostat.engine.forward.record import Record
+from homeostat.engine.forward.record import Record, to_host
 from homeostat.engine.forward.safeguard import PERIOD, Safeguard
 from homeostat.engine.methods import Anderson
 from homeostat.engine.nest import select
@@ -25,7 +27,6 @@ class AndersonStepper:
         self._graphed = torch.is_grad_enabled()
         self._safeguard = Safeguard(problem.rows)
         self._gate: Tensor | None = None  # the safeguard's trials, (rows, 1)
-        self._root = self._packing.unknowns**-0.5
         self._history: TruncatedGramSchmidt | None = None  # made when the first trial begins
         self._anchor: list[Tensor] | None = None
         self._residual: Tensor | None = None  # of the step before, and the value that belongs to it
@@ -51,8 +52,7 @@ class AndersonStepper:
         value = new if self._method.damping == 1 else torch.lerp(old, new, self._method.damping)
         with torch.no_grad():
             norm = torch.linalg.vector_norm(residual, dim=1)
-            change = [norm * self._root] if packing.plain else None
-            record.add(state, after, change, guard.trial if guard.trials else None)
+            record.add(state, after, [norm] if packing.plain else None, guard.trial if guard.trials else None)
             self._norms.append(norm)
             if guard.trials < len(residual) and self._taken % PERIOD != 1:
                 assert self._residual is not None
@@ -75,7 +75,7 @@ class AndersonStepper:
     def _review(self, residual: Tensor, value: Tensor, after: list[Tensor]) -> Tensor | None:
         """Let the safeguard decide at the end of a period; returns the rows that go back to their anchor."""
         guard, count = self._safeguard, len(self._norms)
-        numbers = torch.stack([*self._norms, *self._products]).double().cpu().numpy()
+        numbers = to_host(torch.stack([*self._norms, *self._products]))
         self._norms, self._products = [], []
         # A record may have begun within a period of trials, before rows became plain.
         products = numbers[count:] if len(numbers) == 2 * count - 1 else numbers[:0]
@@ -96,14 +96,14 @@ class AndersonStepper:
                 self._history.forget(begin)
         return torch.from_numpy(verdict.restore).to(device) if verdict.restore.any() else None
 
-    def keep(self, index: Tensor) -> None:
-        """Rows have left; `index` are the positions of those that stay."""
+    def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
+        """Rows have left; `positions` and `index` both say where those are that stay."""
         layout = self._problem.layout
         self._state, self._last = select(self._state, layout, index), select(self._last, layout, index)
         self._anchor = None if self._anchor is None else select(self._anchor, layout, index)
         self._residual, self._value = (None if x is None else x[index] for x in (self._residual, self._value))
         self._norms, self._products = [x[index] for x in self._norms], [x[index] for x in self._products]
-        self._safeguard.keep(index.cpu().numpy())
+        self._safeguard.keep(positions)
         self._gate = None if self._gate is None else self._gate[index]
         if self._history is not None:
             self._history.keep(index)

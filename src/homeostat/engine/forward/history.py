@@ -24,12 +24,12 @@ class TruncatedGramSchmidt:
         rows, unknowns = like.shape
         self._unknowns, self._functional = unknowns, functional
         self._long = memory * unknowns > _LONG
-        self._pairs = like.new_zeros(rows, memory, 2, unknowns)  # Q and V
+        self._pairs = like.new_zeros(rows, memory, 2 * unknowns)  # Q beside V
         self._sizes = like.new_zeros(rows, memory)  # |q|, or 0 where a slot is not used
         self._weights = like.new_zeros(rows, memory)  # 1 / |q|^2, or 0
         self._coefficients = like.new_zeros(rows, memory)  # of the latest residual in Q
         # What removes a slot from a vector of coefficients before that slot is written anew.
-        self._others = 1 - torch.eye(memory, dtype=like.dtype, device=like.device)
+        self._others = (1 - torch.eye(memory, dtype=like.dtype, device=like.device)).unbind()
 
     def extrapolate(
         self, slot: int, residual: Tensor, former: Tensor, value: Tensor, former_value: Tensor, gate: Tensor | None
@@ -42,21 +42,20 @@ class TruncatedGramSchmidt:
             value, former_value: G at the same steps.
             gate: `(rows, 1)` bool, False for rows that keep their plain value; None where none does.
         """
-        others = self._others[slot]
-        coefficients = _dots(self._pairs[:, :, 0], residual) * self._weights * others
-        overlap = coefficients - self._coefficients * others
+        weights = self._weights * self._others[slot]
+        coefficients = _dots(self._pairs[:, :, : self._unknowns], residual) * weights
+        overlap = torch.addcmul(coefficients, self._coefficients, self._others[slot], value=-1)
         both = torch.stack([overlap, coefficients], 1)
         replace = self._replace_in_pieces if self._long and not self._functional else self._replace
         new, explained = replace(slot, both, residual, former, value, former_value)
-        direction, partner = new.unbind(1)
+        direction, partner = new.split(self._unknowns, 1)
         size = torch.linalg.vector_norm(direction, dim=1)
-        used = size > _INDEPENDENT * torch.linalg.vector_norm(overlap * self._sizes, dim=1)
-        size = torch.where(used, size, torch.inf)
-        weight = size**-2
-        latest = (direction * residual).sum(1) * weight
-        explained = torch.addcmul(explained, partner, latest[:, None])
-        self._set(slot, torch.where(used, size, 0), weight, latest, coefficients)
-        return value - (explained if gate is None else torch.where(gate, explained, 0))
+        removed = torch.linalg.vector_norm(overlap * self._sizes, dim=1)
+        size = torch.where(size > _INDEPENDENT * removed, size, torch.inf)
+        latest = (direction * residual).sum(1) / size**2
+        self._set(slot, size, latest, coefficients)
+        proposal = torch.addcmul(value - explained, partner, latest[:, None], value=-1)
+        return proposal if gate is None else torch.where(gate, proposal, value)
 
     def _replace(
         self, slot: int, both: Tensor, residual: Tensor, former: Tensor, value: Tensor, former_value: Tensor
@@ -64,15 +63,15 @@ class TruncatedGramSchmidt:
         """Put the orthogonalised new pair into its slot, in one pass over the history.
 
         Returns:
-            The new pair `(rows, 2, unknowns)`, and what the former differences explain of the value.
+            The new pair `(rows, 2 unknowns)`, and what the former differences explain of the value.
         """
-        taken = torch.bmm(both, self._pairs.flatten(2)).view(len(both), 2, 2, self._unknowns)
-        new = torch.stack([residual - former, value - former_value], 1) - taken[:, 0]
+        taken, explained = torch.bmm(both, self._pairs).unbind(1)
+        new = torch.cat([residual - former, value - former_value], 1) - taken
         if self._functional:
             self._pairs = self._pairs.index_copy(1, torch.tensor([slot], device=new.device), new[:, None])
         else:
             self._pairs[:, slot] = new
-        return new, taken[:, 1, 1]
+        return new, explained[:, self._unknowns :]
 
     def _replace_in_pieces(
         self, slot: int, both: Tensor, residual: Tensor, former: Tensor, value: Tensor, former_value: Tensor
@@ -80,22 +79,23 @@ class TruncatedGramSchmidt:
         """The same without copies of long rows: a stretch of unknowns after the other."""
         explained = torch.empty_like(value)
         for start in range(0, self._unknowns, _STRETCH):
-            at = slice(start, start + _STRETCH)
-            q, v = self._pairs[:, :, 0, at], self._pairs[:, :, 1, at]
-            taken = torch.bmm(both[:, :1], q)[:, 0]
-            torch.sub(residual[:, at] - former[:, at], taken, out=q[:, slot])
-            taken, explained[:, at] = torch.bmm(both, v).unbind(1)
-            torch.sub(value[:, at] - former_value[:, at], taken, out=v[:, slot])
+            at = slice(start, min(start + _STRETCH, self._unknowns))
+            beside = slice(at.start + self._unknowns, at.stop + self._unknowns)
+            taken = torch.bmm(both[:, :1], self._pairs[:, :, at])[:, 0]
+            torch.sub(residual[:, at] - former[:, at], taken, out=self._pairs[:, slot, at])
+            taken, explained[:, at] = torch.bmm(both, self._pairs[:, :, beside]).unbind(1)
+            torch.sub(value[:, at] - former_value[:, at], taken, out=self._pairs[:, slot, beside])
         return self._pairs[:, slot], explained
 
-    def _set(self, slot: int, size: Tensor, weight: Tensor, latest: Tensor, coefficients: Tensor) -> None:
+    def _set(self, slot: int, size: Tensor, latest: Tensor, coefficients: Tensor) -> None:
+        used = torch.where(size < torch.inf, size, 0)
         if self._functional:
             at = torch.tensor([slot], device=size.device)
-            self._sizes = self._sizes.index_copy(1, at, size[:, None])
-            self._weights = self._weights.index_copy(1, at, weight[:, None])
+            self._sizes = self._sizes.index_copy(1, at, used[:, None])
+            self._weights = self._weights.index_copy(1, at, size[:, None] ** -2)
             self._coefficients = coefficients.index_copy(1, at, latest[:, None])
         else:
-            self._sizes[:, slot], self._weights[:, slot], coefficients[:, slot] = size, weight, latest
+            self._sizes[:, slot], self._weights[:, slot], coefficients[:, slot] = used, size**-2, latest
             self._coefficients = coefficients
 
     def forget(self, rows: Tensor) -> None:
@@ -104,7 +104,7 @@ class TruncatedGramSchmidt:
             self._pairs[rows] = 0
             self._sizes[rows] = self._weights[rows] = self._coefficients[rows] = 0
             return
-        self._pairs = torch.where(rows[:, None, None, None], 0, self._pairs)
+        self._pairs = torch.where(rows[:, None, None], 0, self._pairs)
         self._sizes, self._weights, self._coefficients = (
             torch.where(rows[:, None], 0, x) for x in (self._sizes, self._weights, self._coefficients)
         )

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.forward.record import Record
@@ -23,17 +25,15 @@ class PicardStepper:
 
     def advance(self, count: int, record_all: bool) -> Record:
         """Take `count` steps; without `record_all` only the last is recorded."""
-        apply, state = self._apply, self._state
         record = Record(self._taken, self._last, self._measured)
+        apply, damped, state = self._apply, self._damping < 1, self._state
         for left in range(count, 0, -1):
             after = apply(state)
             if record_all or left == 1:
                 record.add(state, after)
-            state = after if self._damping == 1 else self._mix(state, after)
-            if not record_all and left == 2:
-                record.origin = after
-        if not record_all:
-            record.first += count - 1
+            else:
+                record.first, record.origin = record.first + 1, after
+            state = self._mix(state, after) if damped else after
         self._state, self._last = state, record.after[-1]
         self._taken += count
         return record
@@ -44,8 +44,8 @@ class PicardStepper:
             mixed[i] = torch.lerp(state[i], after[i], self._damping)
         return mixed
 
-    def keep(self, index: Tensor) -> None:
-        """Rows have left; `index` are the positions of those that stay."""
+    def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
+        """Rows have left; `positions` and `index` both say where those are that stay."""
         whole = self._state is self._last
         self._last = select(self._last, self.problem.layout, index)
         self._state = self._last if whole else select(self._state, self.problem.layout, index)

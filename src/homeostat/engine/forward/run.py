@@ -3,14 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.forward.accelerated import AndersonStepper
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
 from homeostat.engine.forward.record import Record
-from homeostat.engine.forward.stopping import StopTest
+from homeostat.engine.forward.stopping import Decision, StopTest
 from homeostat.engine.methods import Anderson, Method, Picard
 from homeostat.engine.nest import merge_rows, select
 from homeostat.engine.norms import finite_rows
@@ -44,11 +46,11 @@ class Stepper(Protocol):
     """A method at work on the rows that are in the batch."""
 
     def advance(self, count: int, record_all: bool) -> Record:
-        """Take `count` steps."""
+        """Take `count` steps; without `record_all` only the last is recorded."""
         ...
 
-    def keep(self, index: Tensor) -> None:
-        """Rows have left."""
+    def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
+        """Rows have left; `positions` and `index` both say where those are that stay."""
         ...
 
 
@@ -58,24 +60,25 @@ def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) ->
     busy = (idle < 0).nonzero().squeeze(1)
     if len(busy) == problem.rows:
         return _run(problem, stop, method, watch)
-    test = StopTest(Stop(max_steps=0), problem.state, problem.layout.measured())
-    test.status.copy_(idle)
-    evaluations = 0
-    leaves = problem.state
-    if len(busy):
-        part = _run(problem.subset(busy), rows_of(stop, busy), method, watch)
-        leaves = merge_rows(problem.state, busy, part.leaves)
-        test.steps[busy], test.residual[busy], test.status[busy] = part.steps, part.residual, part.status
-        evaluations = part.row_evaluations
-    return Run(leaves, test.steps, test.residual, test.status, evaluations)
+    nothing = _run(problem, Stop(max_steps=0), method, watch)
+    if not len(busy):
+        return replace(nothing, status=idle)
+    part = _run(problem.subset(busy), rows_of(stop, busy), method, watch)
+    leaves = merge_rows(problem.state, busy, part.leaves)
+    steps, residual, status = (
+        whole.index_copy(0, busy, rows)
+        for whole, rows in ((nothing.steps, part.steps), (nothing.residual, part.residual), (idle, part.status))
+    )
+    return replace(part, leaves=leaves, steps=steps, residual=residual, status=status)
 
 
 def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
+    device = problem.state[0].device
     test = StopTest(stop, problem.state, problem.layout.measured())
     stepper = _stepper(problem, method)
     pace = Pace(problem.state, watch.sync_every)
-    rows = torch.arange(problem.rows, device=problem.state[0].device)
-    pieces: list[tuple[Tensor, list[Tensor]]] = []
+    rows = np.arange(problem.rows)
+    pieces: list[tuple[NDArray[np.int64], list[Tensor]]] = []
     taken = evaluations = 0
     while len(rows) and taken < test.max_steps:
         room = test.room(taken)
@@ -83,20 +86,22 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
         record = stepper.advance(count, record_all=test.tests)
         taken += count
         evaluations += count * len(rows)
-        with torch.no_grad():
-            decision = test.judge(record, rows)
-        if test.tests:
-            pace.observe(test.closest)
+        decision = test.judge(record, rows)
+        pace.observe(test.closest)
         if decision is None:
             continue
-        pieces += _outgoing(problem, record, rows, decision.finished, decision.at - decision.reverted.long())
-        stay = (~decision.finished).nonzero().squeeze(1)
-        rows = rows[stay]
+        pieces += _outgoing(problem, record, rows, decision)
+        positions = np.flatnonzero(~decision.finished)
+        rows = rows[positions]
         if len(rows):
-            stepper.keep(stay)
-            test.keep(stay)
+            index = torch.from_numpy(positions).to(device)
+            stepper.keep(positions, index)
+            test.keep(positions, index)
     leaves = _assemble(problem, pieces)
-    return Run(leaves, test.steps, test.residual, test.status, evaluations)
+    wide = any(problem.state[i].dtype == torch.float64 for i in problem.layout.measured())
+    residual = torch.from_numpy(test.residual).to(device, torch.float64 if wide else torch.float32)
+    steps, status = torch.from_numpy(test.steps).to(device), torch.from_numpy(test.status).to(device)
+    return Run(leaves, steps, residual, status, evaluations)
 
 
 def _stepper(problem: Problem, method: Method) -> Stepper:
@@ -108,25 +113,26 @@ def _stepper(problem: Problem, method: Method) -> Stepper:
 
 
 def _outgoing(
-    problem: Problem, record: Record, rows: Tensor, finished: Tensor, at: Tensor
-) -> list[tuple[Tensor, list[Tensor]]]:
-    """Leaves of the rows that leave, each from the step `at`; -1 is the f(z) before the record."""
+    problem: Problem, record: Record, rows: NDArray[np.int64], decision: Decision
+) -> list[tuple[NDArray[np.int64], list[Tensor]]]:
+    """Leaves of the rows that leave, each from the step at which it was finished."""
     pieces = []
-    for step in at[finished].unique().tolist():
-        index = (finished & (at == step)).nonzero().squeeze(1)
+    for step in np.unique(decision.at[decision.finished]):
+        positions = np.flatnonzero(decision.finished & (decision.at == step))
         source = record.origin if step < 0 else record.after[step]
-        whole = len(index) == len(rows)
-        pieces.append((rows[index], list(source) if whole else select(source, problem.layout, index)))
+        if len(positions) < len(rows):
+            source = select(source, problem.layout, torch.from_numpy(positions).to(source[0].device))
+        pieces.append((rows[positions], list(source)))
     return pieces
 
 
-def _assemble(problem: Problem, pieces: list[tuple[Tensor, list[Tensor]]]) -> list[Tensor]:
+def _assemble(problem: Problem, pieces: list[tuple[NDArray[np.int64], list[Tensor]]]) -> list[Tensor]:
     """The pieces put together in the order of the batch."""
     if not pieces:
         return list(problem.state)
     if len(pieces) == 1:
         return pieces[0][1]
-    order = torch.cat([index for index, _ in pieces]).argsort()
+    order = torch.from_numpy(np.concatenate([rows for rows, _ in pieces]).argsort()).to(problem.state[0].device)
     count = len(problem.state)
     return [torch.cat([piece[i] for _, piece in pieces]).index_select(0, order) for i in range(count)]
 

@@ -75,7 +75,8 @@ class Safeguard:
         begin = np.zeros(len(now), bool)
         if len(products):
             aligned = (np.abs(products) >= _ALIGNED * norms[1:] * norms[:-1]).all(0)
-            begin = aligned & (now <= norms[-2]) & (self._pause <= 0) & (self._mode == _PLAIN)
+            shrinking = (norms[1:] <= norms[:-1]).all(0)
+            begin = aligned & shrinking & (self._pause <= 0) & (self._mode == _PLAIN)
         if self._settled and not begin.any():
             self._pause -= PERIOD
             return None
