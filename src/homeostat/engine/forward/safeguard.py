@@ -1,8 +1,8 @@
 """When to extrapolate: an accelerated method should never lose badly to plain iteration.
 
 Every row is in one of three modes. PLAIN rows take plain steps. When two residuals in a row point along the one before
-(their cosine is large: the error is made of slow modes, which is what extrapolation removes) and do not grow, a row
-begins a TRIAL: the plain iterate is set aside as its anchor, and proposals are taken. Every few steps a trial has to
+(their cosine is large: the error is made of slow modes, which is what extrapolation removes) and the residual is at its lowest so far,
+a row begins a TRIAL: the plain iterate is set aside as its anchor, and proposals are taken. Every few steps a trial has to
 have lowered the residual, by a fixed rate at least or by what the plain steps before it did. Where it blew up, the row
 goes back to its anchor and the plain sequence is resumed; where it was only slow, the row takes some plain steps from
 where it is (PROBATION), and goes back to its anchor unless these shrink the residual as well. After a failure a row
@@ -49,6 +49,7 @@ class Safeguard:
         self._level = np.zeros(rows)  # residual norm at the last decision
         self._anchor_level = np.zeros(rows)
         self._quotient = np.zeros(rows)  # of the residual in the last plain step before a trial, 1 at most
+        self._lowest = np.full(rows, np.inf)  # residual norm of plain steps so far
         self._pause = np.zeros(rows)  # steps before another trial
         self._spent = np.zeros(rows)  # steps since the anchor
         self._failures = np.zeros(rows)  # trials that failed in a row
@@ -75,8 +76,9 @@ class Safeguard:
         begin = np.zeros(len(now), bool)
         if len(products):
             aligned = (np.abs(products) >= _ALIGNED * norms[1:] * norms[:-1]).all(0)
-            shrinking = (norms[1:] <= norms[:-1]).all(0)
+            shrinking = (norms[1:] <= norms[:-1]).all(0) & (now <= self._lowest)
             begin = aligned & shrinking & (self._pause <= 0) & (self._mode == _PLAIN)
+            self._lowest = np.where(self._mode == _PLAIN, np.fmin(self._lowest, norms.min(0)), self._lowest)
         if self._settled and not begin.any():
             self._pause -= PERIOD
             return None
@@ -112,6 +114,6 @@ class Safeguard:
     def keep(self, index: NDArray[np.int64]) -> None:
         """Drop the rows that left."""
         self._mode, self._level, self._anchor_level = self._mode[index], self._level[index], self._anchor_level[index]
-        self._quotient, self._pause = self._quotient[index], self._pause[index]
+        self._quotient, self._pause, self._lowest = self._quotient[index], self._pause[index], self._lowest[index]
         self._spent, self._failures = self._spent[index], self._failures[index]
         self._refresh()
