@@ -70,9 +70,7 @@ class Record:
         last = slice(-1, None)
         lengths = self.lengths[-len(self.measured) :]
         first = self.first + self.steps - 1
-        return Record(
-            first, origin, self.measured, self.before[last], self.after[last], lengths, self.proposed[last]
-        )
+        return Record(first, origin, self.measured, self.before[last], self.after[last], lengths, self.proposed[last])
 
     def changes(self) -> tuple[list[Table], list[Table]]:
         """RMS of f(z) - z `(steps, rows)`, and of the last f(z) `(rows,)`, for each measured leaf.

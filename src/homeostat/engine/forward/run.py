@@ -1,19 +1,21 @@
 """Run a problem to its end with a method: the one entrance to everything in `forward`."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from homeostat.engine.forward.accelerated import AndersonStepper
+from homeostat.engine.forward.accelerated import AcceleratedStepper
+from homeostat.engine.forward.anderson import TruncatedGramSchmidt
+from homeostat.engine.forward.broyden import BroydenUpdates
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
 from homeostat.engine.forward.record import Record
+from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.forward.stopping import Decision, StopTest
-from homeostat.engine.methods import Anderson, Method, Picard
+from homeostat.engine.methods import Anderson, Broyden, Method, Picard
 from homeostat.engine.nest import merge_rows, select
 from homeostat.engine.norms import finite_rows
 from homeostat.engine.problem import Problem
@@ -42,19 +44,7 @@ class Watch:
     sync_every: int | None = None
 
 
-class Stepper(Protocol):
-    """A method at work on the rows that are in the batch."""
-
-    def advance(self, count: int, record_all: bool) -> Record:
-        """Take `count` steps; without `record_all` only the last is recorded."""
-        ...
-
-    def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
-        """Rows have left; `positions` and `index` both say where those are that stay."""
-        ...
-
-
-def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) -> Run:  # noqa: B008
+def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) -> Run:
     """Iterate; rows that start non-finite, or that may take no step, are left as they are."""
     idle = _rows_that_cannot_start(problem, stop)
     busy = (idle < 0).nonzero().squeeze(1)
@@ -75,7 +65,7 @@ def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) ->
 def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     device = problem.state[0].device
     test = StopTest(stop, problem.state, problem.layout.measured())
-    stepper = _stepper(problem, method)
+    stepper = make_stepper(problem, method)
     pace = Pace(problem.state, watch.sync_every)
     rows = np.arange(problem.rows)
     pieces: list[tuple[NDArray[np.int64], list[Tensor]]] = []
@@ -104,12 +94,15 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     return Run(leaves, steps, residual, status, evaluations)
 
 
-def _stepper(problem: Problem, method: Method) -> Stepper:
-    if isinstance(method, Picard):
-        return PicardStepper(problem, method.damping)
-    if isinstance(method, Anderson):
-        return AndersonStepper(problem, method)
-    return PicardStepper(problem, 1.0)
+def make_stepper(problem: Problem, method: Method) -> Stepper:
+    """The method at work on a problem."""
+    match method:
+        case Picard():
+            return PicardStepper(problem, method)
+        case Anderson():
+            return AcceleratedStepper(problem, method.damping, lambda x: TruncatedGramSchmidt(x, method.memory))
+        case Broyden():
+            return AcceleratedStepper(problem, 1.0, lambda x: BroydenUpdates(x, method.memory))
 
 
 def _outgoing(

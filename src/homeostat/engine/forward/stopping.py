@@ -10,7 +10,6 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 

@@ -1,6 +1,8 @@
 """Former differences of an iteration, orthogonalised: what Anderson acceleration extrapolates from."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Matrices with more entries than this are walked through row by row: a batched product of many thin matrices is slow.
@@ -19,10 +21,11 @@ class TruncatedGramSchmidt:
     matrix nothing is lost by that (Tang, Xu, He, Saad, Xi, arXiv 2403.14961).
     """
 
-    def __init__(self, like: Tensor, memory: int, *, functional: bool) -> None:
-        """`functional`: write no tensor in place that a graph may hold."""
+    def __init__(self, like: Tensor, memory: int) -> None:
+        """Room for rows and unknowns as `like` has them."""
         rows, unknowns = like.shape
-        self._unknowns, self._functional = unknowns, functional
+        self._memory, self._unknowns = memory, unknowns
+        self._functional = torch.is_grad_enabled()  # then a graph may hold what is kept: write nothing in place
         self._long = memory * unknowns > _LONG
         self._pairs = like.new_zeros(rows, memory, 2 * unknowns)  # Q beside V
         self._sizes = like.new_zeros(rows, memory)  # |q|, or 0 where a slot is not used
@@ -31,17 +34,9 @@ class TruncatedGramSchmidt:
         # What removes a slot from a vector of coefficients before that slot is written anew.
         self._others = (1 - torch.eye(memory, dtype=like.dtype, device=like.device)).unbind()
 
-    def extrapolate(
-        self, slot: int, residual: Tensor, former: Tensor, value: Tensor, former_value: Tensor, gate: Tensor | None
-    ) -> Tensor:
-        """`value` less what the differences explain of it, the latest difference taking the place of `slot`.
-
-        Args:
-            slot: from 0 to memory - 1.
-            residual, former: F at this step and at the one before, `(rows, unknowns)`.
-            value, former_value: G at the same steps.
-            gate: `(rows, 1)` bool, False for rows that keep their plain value; None where none does.
-        """
+    def propose(self, step: int, residual: Tensor, former: Tensor, value: Tensor, former_value: Tensor) -> Tensor:
+        """`value` less what the differences explain of it; see `History.propose`."""
+        slot = step % self._memory
         weights = self._weights * self._others[slot]
         coefficients = _dots(self._pairs[:, :, : self._unknowns], residual) * weights
         overlap = torch.addcmul(coefficients, self._coefficients, self._others[slot], value=-1)
@@ -54,8 +49,7 @@ class TruncatedGramSchmidt:
         size = torch.where(size > _INDEPENDENT * removed, size, torch.inf)
         latest = (direction * residual).sum(1) / size**2
         self._set(slot, size, latest, coefficients)
-        proposal = torch.addcmul(value - explained, partner, latest[:, None], value=-1)
-        return proposal if gate is None else torch.where(gate, proposal, value)
+        return torch.addcmul(value - explained, partner, latest[:, None], value=-1)
 
     def _replace(
         self, slot: int, both: Tensor, residual: Tensor, former: Tensor, value: Tensor, former_value: Tensor
@@ -98,19 +92,19 @@ class TruncatedGramSchmidt:
             self._sizes[:, slot], self._weights[:, slot], coefficients[:, slot] = used, size**-2, latest
             self._coefficients = coefficients
 
-    def forget(self, rows: Tensor) -> None:
-        """Empty the history of some rows, `(rows,)` bool."""
-        if not self._functional:  # long histories are not copied
-            self._pairs[rows] = 0
-            self._sizes[rows] = self._weights[rows] = self._coefficients[rows] = 0
-            return
-        self._pairs = torch.where(rows[:, None, None], 0, self._pairs)
-        self._sizes, self._weights, self._coefficients = (
-            torch.where(rows[:, None], 0, x) for x in (self._sizes, self._weights, self._coefficients)
-        )
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """See `History.forget`."""
+        at = torch.from_numpy(rows).to(self._pairs.device)
+        if self._functional:
+            self._pairs, self._sizes, self._weights, self._coefficients = (
+                x.index_fill(0, at, 0) for x in (self._pairs, self._sizes, self._weights, self._coefficients)
+            )
+        else:  # long histories are not copied
+            for x in (self._pairs, self._sizes, self._weights, self._coefficients):
+                x.index_fill_(0, at, 0)
 
-    def keep(self, index: Tensor) -> None:
-        """Drop the rows that left."""
+    def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
+        """See `History.keep`."""
         self._pairs, self._sizes = self._pairs[index], self._sizes[index]
         self._weights, self._coefficients = self._weights[index], self._coefficients[index]
 

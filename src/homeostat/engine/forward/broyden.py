@@ -1,0 +1,85 @@
+"""Broyden's method: rank-one updates of the inverse Jacobian, kept as two lists of vectors."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# An update whose denominator is smaller than this share of what it is made of is left out: it would be noise.
+_REGULAR = 1e-6
+_FIRST_ROOM = 4
+
+
+class BroydenUpdates:
+    """`H = -I + sum_i u_i v_i^T`, an estimate of the inverse Jacobian of f(z) - z, row by row.
+
+    The good update, C. G. Broyden, Math. Comp. 19 (1965), in the inverse form that Sherman and Morrison's formula gives:
+    with dz and dF the differences of state and residual, `u = (dz - H dF) / (dz^T H dF)` and `v = H^T dz`. A row that
+    has used up its memory starts again with none. Room grows as it is used.
+    """
+
+    def __init__(self, like: Tensor, memory: int) -> None:
+        """Room for rows and unknowns as `like` has them."""
+        rows, unknowns = like.shape
+        self._memory = memory
+        self._functional = torch.is_grad_enabled()  # then a graph may hold what is kept: write nothing in place
+        room = min(memory, _FIRST_ROOM)
+        self.u, self.v = like.new_zeros(rows, room, unknowns), like.new_zeros(rows, room, unknowns)
+        self._used = np.zeros(rows, np.int64)
+
+    def propose(self, step: int, residual: Tensor, former: Tensor, value: Tensor, former_value: Tensor) -> Tensor:
+        """`z - H F` with the latest update in `H`; see `History.propose`."""
+        self._make_room()
+        moved_residual = residual - former
+        moved = (value - former_value) - moved_residual
+        both = torch.stack([residual, moved_residual], 1)
+        applied, applied_moved = (_apply(both, self.v, self.u) - both).unbind(1)
+        v = _apply(moved[:, None], self.u, self.v)[:, 0] - moved
+        denominator = (v * moved_residual).sum(1, keepdim=True)
+        scale = torch.linalg.vector_norm(v, dim=1, keepdim=True) * torch.linalg.vector_norm(
+            moved_residual, dim=1, keepdim=True
+        )
+        regular = denominator.abs() > _REGULAR * scale
+        u = torch.where(regular, (moved - applied_moved) / torch.where(regular, denominator, 1), 0)
+        v = torch.where(regular, v, 0)
+        self._append(u, v)
+        return value - residual - applied - u * (v * residual).sum(1, keepdim=True)
+
+    def _make_room(self) -> None:
+        full = self._used == self._memory
+        if full.any():
+            self.forget(np.flatnonzero(full))
+        room = self.u.shape[1]
+        if self._used.max() == room:
+            extra = self.u.new_zeros(len(self.u), min(self._memory, 2 * room) - room, self.u.shape[2])
+            self.u, self.v = torch.cat([self.u, extra], 1), torch.cat([self.v, extra], 1)
+
+    def _append(self, u: Tensor, v: Tensor) -> None:
+        rows = torch.arange(len(u), device=u.device)
+        slots = torch.from_numpy(self._used).to(u.device)
+        if self._functional:
+            self.u, self.v = self.u.index_put((rows, slots), u), self.v.index_put((rows, slots), v)
+        else:
+            self.u.index_put_((rows, slots), u)
+            self.v.index_put_((rows, slots), v)
+        self._used = self._used + 1
+
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """See `History.forget`."""
+        at = torch.from_numpy(rows).to(self.u.device)
+        if self._functional:
+            self.u, self.v = self.u.index_fill(0, at, 0), self.v.index_fill(0, at, 0)
+        else:
+            self.u.index_fill_(0, at, 0)
+            self.v.index_fill_(0, at, 0)
+        self._used = self._used.copy()
+        self._used[rows] = 0
+
+    def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
+        """See `History.keep`."""
+        self.u, self.v, self._used = self.u[index], self.v[index], self._used[positions]
+
+
+def _apply(vectors: Tensor, right: Tensor, left: Tensor) -> Tensor:
+    """`sum_i left_i (right_i . x)` for `(rows, k, n)` vectors."""
+    return torch.bmm(torch.bmm(vectors, right.transpose(1, 2)), left)
