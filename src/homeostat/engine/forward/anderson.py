@@ -15,17 +15,17 @@ _INDEPENDENT = 1e-4
 class TruncatedGramSchmidt:
     """Orthogonal differences of the residual, and what belongs to them, `memory` at most.
 
-    For differences dF of the residual and dG of the map's value it keeps Q, orthogonal, and V with the same combinations
-    of the dG. The least-squares problem of Anderson acceleration is then one product, `Q^T F`. A new difference is
-    orthogonalised against those that are kept, not against all that have been; for linear problems with a symmetric
-    matrix nothing is lost by that (Tang, Xu, He, Saad, Xi, arXiv 2403.14961).
+    For differences dF of the residual and dG of the map's value it keeps Q, orthogonal, and V with the same
+    combinations of the dG. The least-squares problem of Anderson acceleration is then one product, `Q^T F`. A new
+    difference is orthogonalised against those that are kept, not against all that have been; for linear problems with a
+    symmetric matrix nothing is lost by that (Tang, Xu, He, Saad, Xi, arXiv 2403.14961).
     """
 
-    def __init__(self, like: Tensor, memory: int) -> None:
-        """Room for rows and unknowns as `like` has them."""
+    def __init__(self, like: Tensor, memory: int, *, functional: bool) -> None:
+        """Room for rows and unknowns as `like` has them; `functional`: write nothing in place, a graph may hold it."""
         rows, unknowns = like.shape
         self._memory, self._unknowns = memory, unknowns
-        self._functional = torch.is_grad_enabled()  # then a graph may hold what is kept: write nothing in place
+        self._functional = functional
         self._long = memory * unknowns > _LONG
         self._pairs = like.new_zeros(rows, memory, 2 * unknowns)  # Q beside V
         self._sizes = like.new_zeros(rows, memory)  # |q|, or 0 where a slot is not used

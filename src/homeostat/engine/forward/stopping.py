@@ -34,7 +34,13 @@ class Decision(NamedTuple):
 
     finished: Mask
     at: NDArray[np.int64]
-    """At which step of the record, from 0; -1 where a row diverged at the first and keeps the f(z) before it."""
+    """At which step of the record, from 0, the state that is returned was made; -1 is the f(z) before the record."""
+    last: NDArray[np.int64]
+    """At which step each was finished: one later where it diverged and keeps the f(z) before."""
+
+    def ended(self, steps: int) -> NDArray[np.int64]:
+        """Of `steps` steps, how many count for each row."""
+        return np.where(self.finished, self.last + 1, steps)
 
 
 class StopTest:
@@ -88,6 +94,8 @@ class StopTest:
     def _judge(self, record: Record, rows: NDArray[np.int64]) -> Decision | None:
         end = record.first + record.steps
         ending = end in self._ends
+        if not self.tests and not ending:
+            return None
         changes, last_sizes = record.changes()
         calm, ordinary = self._look(changes, last_sizes)
         if calm and not ending and not self._cycles.due(end):
@@ -173,7 +181,7 @@ class StopTest:
         self.residual[done] = relative[at, everyone][over]
         self.status[done] = status[over]
         # A row that takes all of its steps untested is returned as it is.
-        return Decision(over, at + skipped - (gone & self._tested & self.tests))
+        return Decision(over, at + skipped - (gone & self._tested & self.tests), at + skipped)
 
     def _stalled(self, relative: Table, end: int) -> Mask:
         reached = relative <= self._floor
