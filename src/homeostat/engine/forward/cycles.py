@@ -62,11 +62,10 @@ class CycleTest:
             repeats = within(record.changes_since(self._kept, exact), self._sizes)
             if record.first == self._start:
                 repeats[0] = False  # a lag of one is the residual itself
-            seen = np.any(repeats, axis=0)
-            self._repeats = seen if self._repeats is None else np.logical_or(self._repeats, seen)
+            self._repeats = repeats if self._repeats is None else np.concatenate([self._repeats, repeats])
             if end - self._start == LONGEST_PERIOD:
                 assert self._former is not None
-                result = np.logical_and(self._repeats, self._largest >= _NOT_SHRINKING * self._former)
+                result = self._repeats.any(0) & (self._largest >= _NOT_SHRINKING * self._former)
                 self._former, self._start = self._largest, None
                 self._kept, self._sizes, self._largest, self._repeats = [], [], None, None
         if end == self._opens:
