@@ -30,20 +30,23 @@ def finite_rows(leaf: Tensor) -> Tensor:
     return torch.isfinite(_flat(leaf)).all(1)
 
 
-def row_norms(leaf: Tensor) -> Tensor:
-    """Root mean square of each row, `(batch, ...) -> (batch,)`, in float32 at least and in one pass.
+def row_lengths(leaf: Tensor) -> Tensor:
+    """Euclidean norm of each row, `(batch, ...) -> (batch,)`, in float32 at least and in one pass.
 
-    Wrong where a sum of squares overflows or vanishes: below `smallest_trusted`, or above the bound of divergence.
+    Right for values from `smallest_trusted` to `largest_trusted`: elsewhere a sum of squares vanishes or overflows.
     """
     flat = leaf if leaf.ndim == 2 else _flat(leaf)
-    size = flat.shape[1]
-    norm = torch.linalg.vector_norm(flat, dim=1, dtype=None if leaf.dtype in _PRECISE else torch.float32)
-    return norm * size**-0.5 if size else norm
+    return torch.linalg.vector_norm(flat, dim=1, dtype=None if leaf.dtype in _PRECISE else torch.float32)
 
 
 def smallest_trusted(dtype: torch.dtype) -> float:
-    """The smallest value for which `row_norms` is right to rounding."""
+    """The smallest root mean square for which `row_lengths` is right to rounding."""
     return 1e-140 if dtype == torch.float64 else _SMALL
+
+
+def largest_trusted(dtype: torch.dtype) -> float:
+    """The largest root mean square for which `row_lengths` is right, for rows of less than 1e20 entries."""
+    return 1e140 if dtype == torch.float64 else 1e9
 
 
 def row_rms(leaf: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from homeostat.engine.forward.record import Record
+from homeostat.engine.forward.record import Mask, Record, Table, to_host
 from homeostat.engine.norms import row_rms
 
 LONGEST_PERIOD = 16
@@ -30,31 +31,28 @@ class CycleTest:
         self._opens = _FIRST_WINDOW
         self._start: int | None = None
         self._kept: list[Tensor] = []
-        self._sizes: list[Tensor] = []
-        self._largest: Tensor | None = None
-        self._former: Tensor | None = None
-        self._repeats: Tensor | None = None
+        self._sizes: list[Table] = []
+        self._largest: Table | None = None
+        self._former: Table | None = None
+        self._repeats: Mask | None = None
 
     def due(self, end: int) -> bool:
         """Whether a block of steps that ends there has to be observed."""
         return self._start is not None or end == self._opens or _FIRST_WINDOW - LONGEST_PERIOD < end <= _FIRST_WINDOW
 
     def observe(
-        self,
-        record: Record,
-        changes: list[Tensor],
-        within: Callable[[list[Tensor], list[Tensor]], Tensor],
-        exact: bool,
-    ) -> Tensor | None:
-        """`(rows,)` bool, rows that cycle, at the end of a window; None at every other step.
+        self, record: Record, changes: list[Table], within: Callable[[list[Table], list[Table]], Mask], exact: bool
+    ) -> Mask | None:
+        """`(rows,)` bool, rows that cycle, at the end of a window; None where there are none, and at other steps.
 
         Args:
-            record: the steps, and `changes` `(steps, rows)` of each leaf.
+            record: the steps.
+            changes: how far each went, `(steps, rows)` of each leaf.
             within: the tolerance: changes and sizes of each leaf to `(steps, rows)` bool.
             exact: whether norms need care.
         """
         end = record.first + record.steps
-        change = changes[0] if len(changes) == 1 else torch.stack([x.to(changes[0].dtype) for x in changes]).amax(0)
+        change = changes[0] if len(changes) == 1 else np.max(changes, 0)
         result = None
         if self._start is None and _FIRST_WINDOW - LONGEST_PERIOD < end <= _FIRST_WINDOW:
             self._former = _running_max(self._former, change)  # what the first window is compared with
@@ -64,26 +62,26 @@ class CycleTest:
             repeats = within(record.changes_since(self._kept, exact), self._sizes)
             if record.first == self._start:
                 repeats[0] = False  # a lag of one is the residual itself
-            self._repeats = repeats.any(0) if self._repeats is None else self._repeats | repeats.any(0)
+            self._repeats = repeats if self._repeats is None else np.concatenate([self._repeats, repeats])
             if end - self._start == LONGEST_PERIOD:
                 assert self._former is not None
-                result = self._repeats & (self._largest >= _NOT_SHRINKING * self._former)
+                result = self._repeats.any(0) & (self._largest >= _NOT_SHRINKING * self._former)
                 self._former, self._start = self._largest, None
                 self._kept, self._sizes, self._largest, self._repeats = [], [], None, None
         if end == self._opens:
             self._start, self._kept = end, record.after[-1]
-            self._sizes = [row_rms(self._kept[i]) for i in record.measured]
+            self._sizes = [to_host(row_rms(self._kept[i])) for i in record.measured]
             self._opens += min(self._opens, _WIDEST_GAP)
-        return result
+        return result if result is not None and result.any() else None
 
-    def keep(self, index: Tensor) -> None:
-        """Drop the rows that left."""
-        self._kept, self._sizes = [leaf[index] for leaf in self._kept], [size[index] for size in self._sizes]
-        self._largest, self._former, self._repeats = (
-            None if x is None else x[index] for x in (self._largest, self._former, self._repeats)
-        )
+    def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
+        """Drop the rows that left; `positions` and `index` say the same."""
+        self._kept, self._sizes = [leaf[index] for leaf in self._kept], [size[positions] for size in self._sizes]
+        self._largest = None if self._largest is None else self._largest[positions]
+        self._former = None if self._former is None else self._former[positions]
+        self._repeats = None if self._repeats is None else self._repeats[positions]
 
 
-def _running_max(former: Tensor | None, values: Tensor) -> Tensor:
-    largest = values.amax(0)
-    return largest if former is None else torch.maximum(former, largest)
+def _running_max(former: Table | None, values: Table) -> Table:
+    largest = values.max(0)
+    return largest if former is None else np.maximum(former, largest)

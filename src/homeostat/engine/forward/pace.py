@@ -33,6 +33,8 @@ class Pace:
 
     def observe(self, closest: list[float]) -> None:
         """Learn from a block: the lowest residual of any row at each of its steps, in units of the tolerance."""
+        if not closest:
+            return
         first, last = self._former or closest[0], closest[-1]
         steps = len(closest) if self._former is not None else len(closest) - 1
         self._former = last

@@ -8,7 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from homeostat.engine.norms import row_norms, row_rms
+from homeostat.engine.norms import row_lengths, row_rms
+
+Mask = NDArray[np.bool_]
+Table = NDArray[np.float64]
+
+
+def to_host(tensor: Tensor) -> Table:
+    """The tensor's values as a NumPy array, waiting for its device."""
+    try:
+        return tensor.detach().cpu().numpy().astype(np.float64)
+    except RuntimeError:  # a wrapper of torch.func has no memory of its own
+        return np.asarray(tensor.tolist(), np.float64)
 
 
 @dataclass
@@ -25,9 +36,10 @@ class Record:
     """Step by step, the leaves of z."""
     after: list[list[Tensor]] = field(default_factory=list)
     """Step by step, the leaves of f(z)."""
-    proposed: list[NDArray[np.bool_] | None] = field(default_factory=list)
+    lengths: list[Tensor] = field(default_factory=list)
+    """Euclidean norms of f(z) - z, `(rows,)`: one for each step and measured leaf, step by step."""
+    proposed: list[Mask | None] = field(default_factory=list)
     """Step by step, rows whose z was a proposal that is taken back if f(z) is not finite; None where there are none."""
-    _changes: list[list[Tensor]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -37,57 +49,70 @@ class Record:
         self,
         before: list[Tensor],
         after: list[Tensor],
-        changes: list[Tensor] | None = None,
-        proposed: NDArray[np.bool_] | None = None,
+        lengths: list[Tensor] | None = None,
+        proposed: Mask | None = None,
     ) -> None:
-        """One more step; `changes` are the norms of the measured f(z) - z, where the method has them."""
+        """One more step; `lengths` are those of the measured f(z) - z, where the method has them."""
         self.before.append(before)
         self.after.append(after)
         self.proposed.append(proposed)
-        if changes is None:
-            with torch.no_grad():  # taken at once, while the states are still in the cache
-                changes = [row_norms(after[i] - before[i]) for i in self.measured]
-        self._changes.append(changes)
+        if lengths is not None:
+            self.lengths += lengths
+        elif torch.is_grad_enabled():
+            with torch.no_grad():
+                self.lengths += [row_lengths(after[i] - before[i]) for i in self.measured]
+        else:  # taken at once, while the states are still in the cache
+            self.lengths += [row_lengths(after[i] - before[i]) for i in self.measured]
 
     def tail(self) -> "Record":
         """The last step alone."""
         origin = self.after[-2] if self.steps > 1 else self.origin
         last = slice(-1, None)
-        return Record(
-            self.first + self.steps - 1,
-            origin,
-            self.measured,
-            self.before[last],
-            self.after[last],
-            self.proposed[last],
-            self._changes[last],
-        )
+        lengths = self.lengths[-len(self.measured) :]
+        first = self.first + self.steps - 1
+        return Record(first, origin, self.measured, self.before[last], self.after[last], lengths, self.proposed[last])
 
-    def proposals(self) -> Tensor | None:
-        """`(steps, rows)` bool, on the device of the state; None where there are none."""
-        if all(x is None for x in self.proposed):
-            return None
-        none = np.zeros(len(self.after[0][0]), bool)
-        return torch.from_numpy(np.stack([none if x is None else x for x in self.proposed])).to(self.after[0][0].device)
+    def changes(self) -> tuple[list[Table], list[Table]]:
+        """RMS of f(z) - z `(steps, rows)`, and of the last f(z) `(rows,)`, for each measured leaf.
 
-    def changes(self) -> list[Tensor]:
-        """RMS of f(z) - z, `(steps, rows)` for each measured leaf, by `row_norms`."""
-        return [torch.stack(leaf) for leaf in zip(*self._changes, strict=True)]
+        Wrong where a sum of squares overflows or vanishes.
+        """
+        last = self.after[-1]
+        # One transfer for everything that the host wants to know.
+        table = to_host(torch.stack([*self.lengths, *(row_lengths(last[i]) for i in self.measured)]))
+        leaves = len(self.measured)
+        roots = self._roots()
+        changes = [table[k : len(self.lengths) : leaves] * root for k, root in enumerate(roots)]
+        return changes, [row * root for row, root in zip(table[-leaves:], roots, strict=True)]
 
-    def last_sizes(self) -> list[Tensor]:
-        """RMS of the last f(z), `(rows,)` for each measured leaf, by `row_norms`."""
-        return [row_norms(self.after[-1][i]) for i in self.measured]
+    def sizes(self) -> list[Table]:
+        """RMS of f(z), `(steps, rows)` for each measured leaf; wrong as `changes` is."""
+        table = to_host(torch.stack([row_lengths(x[i]) for x in self.after for i in self.measured]))
+        return [table[k :: len(self.measured)] * root for k, root in enumerate(self._roots())]
 
-    def changes_since(self, kept: list[Tensor], exact: bool) -> list[Tensor]:
-        """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf; by `row_norms`, unless `exact`."""
-        norm = row_rms if exact else row_norms
-        return [torch.stack([norm(x[i] - kept[i]) for x in self.after]) for i in self.measured]
+    def changes_since(self, kept: list[Tensor], exact: bool) -> list[Table]:
+        """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf; as `changes`, unless `exact`."""
+        if exact:
+            return [to_host(torch.stack([row_rms(x[i] - kept[i]) for x in self.after])) for i in self.measured]
+        lengths = [row_lengths(x[i] - kept[i]) for x in self.after for i in self.measured]
+        table = to_host(torch.stack(lengths))
+        return [table[k :: len(self.measured)] * root for k, root in enumerate(self._roots())]
 
-    def exact_norms(self) -> tuple[list[Tensor], list[Tensor]]:
+    def exact_norms(self) -> tuple[list[Table], list[Table]]:
         """RMS of f(z) - z and of f(z), `(steps, rows)` for each measured leaf, right for every finite value."""
         changes, sizes = [], []
         for i in self.measured:
             pairs = list(zip(self.before, self.after, strict=True))
-            changes.append(torch.stack([row_rms(new[i] - old[i]) for old, new in pairs]))
-            sizes.append(torch.stack([row_rms(new[i]) for _, new in pairs]))
+            changes.append(to_host(torch.stack([row_rms(new[i] - old[i]) for old, new in pairs])))
+            sizes.append(to_host(torch.stack([row_rms(new[i]) for _, new in pairs])))
         return changes, sizes
+
+    def proposals(self) -> Mask | None:
+        """`(steps, rows)` bool; None where there are none."""
+        if all(x is None for x in self.proposed):
+            return None
+        none = np.zeros(len(self.after[0][0]), bool)
+        return np.stack([none if x is None else x for x in self.proposed])
+
+    def _roots(self) -> list[float]:
+        return [max(self.after[0][i][:1].numel(), 1) ** -0.5 for i in self.measured]

@@ -1,17 +1,22 @@
 """Run a problem to its end with a method: the one entrance to everything in `forward`."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from homeostat.engine.forward.accelerated import AndersonStepper
+from homeostat.engine.forward.accelerated import AcceleratedStepper
+from homeostat.engine.forward.anderson import TruncatedGramSchmidt
+from homeostat.engine.forward.broyden import BroydenUpdates, InverseEstimate
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
 from homeostat.engine.forward.record import Record
-from homeostat.engine.forward.stopping import StopTest
-from homeostat.engine.methods import Anderson, Method, Picard
+from homeostat.engine.forward.stepper import Stepper
+from homeostat.engine.forward.stopping import Decision, StopTest
+from homeostat.engine.forward.watch import Observer, Watch
+from homeostat.engine.methods import Anderson, Broyden, Method, Picard
 from homeostat.engine.nest import merge_rows, select
 from homeostat.engine.norms import finite_rows
 from homeostat.engine.problem import Problem
@@ -28,28 +33,10 @@ class Run:
     residual: Tensor
     status: Tensor
     row_evaluations: int
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What is looked at on the way, and how often."""
-
-    best: bool = False
-    """Return the iterate with the lowest residual, not the last."""
-    trace: bool = False
-    sync_every: int | None = None
-
-
-class Stepper(Protocol):
-    """A method at work on the rows that are in the batch."""
-
-    def advance(self, count: int, record_all: bool) -> Record:
-        """Take `count` steps."""
-        ...
-
-    def keep(self, index: Tensor) -> None:
-        """Rows have left."""
-        ...
+    trace: Tensor | None = None
+    """`(rows, steps)` relative residuals, where they were asked for."""
+    inverse: InverseEstimate | None = None
+    """Of Broyden's method, where it was asked for."""
 
 
 def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) -> Run:  # noqa: B008
@@ -58,75 +45,100 @@ def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) ->
     busy = (idle < 0).nonzero().squeeze(1)
     if len(busy) == problem.rows:
         return _run(problem, stop, method, watch)
-    test = StopTest(Stop(max_steps=0), problem.state, problem.layout.measured())
-    test.status.copy_(idle)
-    evaluations = 0
-    leaves = problem.state
-    if len(busy):
-        part = _run(problem.subset(busy), rows_of(stop, busy), method, watch)
-        leaves = merge_rows(problem.state, busy, part.leaves)
-        test.steps[busy], test.residual[busy], test.status[busy] = part.steps, part.residual, part.status
-        evaluations = part.row_evaluations
-    return Run(leaves, test.steps, test.residual, test.status, evaluations)
+    nothing = _run(problem, Stop(max_steps=0), method, watch)
+    if not len(busy):
+        return replace(nothing, status=idle)
+    part = _run(problem.subset(busy), rows_of(stop, busy), method, watch)
+    leaves = merge_rows(problem.state, busy, part.leaves)
+    steps, residual, status = (
+        whole.index_copy(0, busy, rows)
+        for whole, rows in ((nothing.steps, part.steps), (nothing.residual, part.residual), (idle, part.status))
+    )
+    trace, inverse = part.trace, part.inverse
+    if trace is not None:
+        trace = trace.new_full((problem.rows, trace.shape[1]), float("nan")).index_copy(0, busy, trace)
+    if inverse is not None:
+        inverse = inverse.among(busy.cpu().numpy())
+    return Run(leaves, steps, residual, status, part.row_evaluations, trace, inverse)
 
 
 def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
+    device = problem.state[0].device
     test = StopTest(stop, problem.state, problem.layout.measured())
-    stepper = _stepper(problem, method)
+    stepper = make_stepper(problem, method)
     pace = Pace(problem.state, watch.sync_every)
-    rows = torch.arange(problem.rows, device=problem.state[0].device)
-    pieces: list[tuple[Tensor, list[Tensor]]] = []
+    observer = Observer(watch, problem)
+    inverse = InverseEstimate(stepper) if watch.inverse else None
+    rows = np.arange(problem.rows)
+    pieces: list[tuple[NDArray[np.int64], list[Tensor]]] = []
     taken = evaluations = 0
     while len(rows) and taken < test.max_steps:
         room = test.room(taken)
-        count = pace.next(room) if test.tests else room
-        record = stepper.advance(count, record_all=test.tests)
+        # Without a test nobody looks before the end, unless somebody wants every state.
+        count = pace.next(room) if test.tests or observer.active else room
+        record = stepper.advance(count, record_all=test.tests or observer.active)
         taken += count
         evaluations += count * len(rows)
-        with torch.no_grad():
-            decision = test.judge(record, rows)
-        if test.tests:
-            pace.observe(test.closest)
+        decision = test.judge(record, rows)
+        if observer.active:
+            observer.observe(record, rows, np.full(len(rows), count) if decision is None else decision.ended(count))
+        pace.observe(test.closest)
         if decision is None:
             continue
-        pieces += _outgoing(problem, record, rows, decision.finished, decision.at - decision.reverted.long())
-        stay = (~decision.finished).nonzero().squeeze(1)
-        rows = rows[stay]
+        pieces += _outgoing(problem, record, rows, decision)
+        if inverse is not None:
+            inverse.add(rows[decision.finished], np.flatnonzero(decision.finished))
+        positions = np.flatnonzero(~decision.finished)
+        rows = rows[positions]
         if len(rows):
-            stepper.keep(stay)
-            test.keep(stay)
-    leaves = _assemble(problem, pieces)
-    return Run(leaves, test.steps, test.residual, test.status, evaluations)
+            index = torch.from_numpy(positions).to(device)
+            stepper.keep(positions, index)
+            test.keep(positions, index)
+    leaves, lowest = observer.best(_assemble(problem, pieces), test.residual)
+    wide = any(problem.state[i].dtype == torch.float64 for i in problem.layout.measured())
+    dtype = torch.float64 if wide else torch.float32
+    residual = torch.from_numpy(lowest).to(device, dtype)
+    steps, status = torch.from_numpy(test.steps).to(device), torch.from_numpy(test.status).to(device)
+    trace = observer.trace()
+    trace = None if trace is None else trace.to(device, dtype)
+    return Run(leaves, steps, residual, status, evaluations, trace, inverse)
 
 
-def _stepper(problem: Problem, method: Method) -> Stepper:
-    if isinstance(method, Picard):
-        return PicardStepper(problem, method.damping)
-    if isinstance(method, Anderson):
-        return AndersonStepper(problem, method)
-    return PicardStepper(problem, 1.0)
+def make_stepper(problem: Problem, method: Method) -> Stepper:
+    """The method at work on a problem."""
+    graphed = torch.is_grad_enabled()
+    match method:
+        case Picard():
+            return PicardStepper(problem, method)
+        case Anderson():
+            return AcceleratedStepper(
+                problem, method.damping, lambda x: TruncatedGramSchmidt(x, method.memory, functional=graphed)
+            )
+        case Broyden():
+            return AcceleratedStepper(problem, 1.0, lambda x: BroydenUpdates(x, method.memory, functional=graphed))
 
 
 def _outgoing(
-    problem: Problem, record: Record, rows: Tensor, finished: Tensor, at: Tensor
-) -> list[tuple[Tensor, list[Tensor]]]:
-    """Leaves of the rows that leave, each from the step `at`; -1 is the f(z) before the record."""
+    problem: Problem, record: Record, rows: NDArray[np.int64], decision: Decision
+) -> list[tuple[NDArray[np.int64], list[Tensor]]]:
+    """Leaves of the rows that leave, each from the step at which it was finished."""
     pieces = []
-    for step in at[finished].unique().tolist():
-        index = (finished & (at == step)).nonzero().squeeze(1)
+    for step in np.unique(decision.at[decision.finished]):
+        positions = np.flatnonzero(decision.finished & (decision.at == step))
         source = record.origin if step < 0 else record.after[step]
-        whole = len(index) == len(rows)
-        pieces.append((rows[index], list(source) if whole else select(source, problem.layout, index)))
+        if len(positions) < len(rows):
+            source = select(source, problem.layout, torch.from_numpy(positions).to(source[0].device))
+        pieces.append((rows[positions], list(source)))
     return pieces
 
 
-def _assemble(problem: Problem, pieces: list[tuple[Tensor, list[Tensor]]]) -> list[Tensor]:
+def _assemble(problem: Problem, pieces: list[tuple[NDArray[np.int64], list[Tensor]]]) -> list[Tensor]:
     """The pieces put together in the order of the batch."""
     if not pieces:
         return list(problem.state)
     if len(pieces) == 1:
         return pieces[0][1]
-    order = torch.cat([index for index, _ in pieces]).argsort()
+    order = torch.from_numpy(np.concatenate([rows for rows, _ in pieces]).argsort()).to(problem.state[0].device)
     count = len(problem.state)
     return [torch.cat([piece[i] for _, piece in pieces]).index_select(0, order) for i in range(count)]
 
