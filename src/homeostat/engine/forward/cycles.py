@@ -62,10 +62,11 @@ class CycleTest:
             repeats = within(record.changes_since(self._kept, exact), self._sizes)
             if record.first == self._start:
                 repeats[0] = False  # a lag of one is the residual itself
-            self._repeats = repeats if self._repeats is None else np.concatenate([self._repeats, repeats])
+            seen: Mask = np.logical_or.reduce(repeats, axis=0)
+            self._repeats = seen if self._repeats is None else self._repeats | seen
             if end - self._start == LONGEST_PERIOD:
                 assert self._former is not None
-                result = self._repeats.any(0) & (self._largest >= _NOT_SHRINKING * self._former)
+                result = self._repeats & (self._largest >= _NOT_SHRINKING * self._former)
                 self._former, self._start = self._largest, None
                 self._kept, self._sizes, self._largest, self._repeats = [], [], None, None
         if end == self._opens:
