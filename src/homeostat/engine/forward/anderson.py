@@ -5,7 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Matrices with more entries than this are walked through row by row: a batched product of many thin matrices is slow.
+from homeostat.engine.forward.dots import dots
+
+# Histories with more entries than this a row are walked through in pieces.
 _LONG = 1 << 14
 _STRETCH = 1 << 13
 # A new difference that lies in the span of the former ones but for this share is not used: its direction is noise.
@@ -38,7 +40,7 @@ class TruncatedGramSchmidt:
         """`value` less what the differences explain of it; see `History.propose`."""
         slot = step % self._memory
         weights = self._weights * self._others[slot]
-        coefficients = _dots(self._pairs[:, :, : self._unknowns], residual) * weights
+        coefficients = dots(self._pairs[:, :, : self._unknowns], residual) * weights
         overlap = torch.addcmul(coefficients, self._coefficients, self._others[slot], value=-1)
         both = torch.stack([overlap, coefficients], 1)
         replace = self._replace_in_pieces if self._in_pieces else self._replace
@@ -47,7 +49,7 @@ class TruncatedGramSchmidt:
         size = torch.linalg.vector_norm(direction, dim=1)
         removed = torch.linalg.vector_norm(overlap * self._sizes, dim=1)
         size = torch.where(size > _INDEPENDENT * removed, size, torch.inf)
-        latest = _dots(direction[:, None], residual)[:, 0] / size**2
+        latest = dots(direction[:, None], residual)[:, 0] / size**2
         self._set(slot, size, latest, coefficients)
         if self._in_pieces:
             return torch.sub(value, explained, out=explained).addcmul_(partner, latest[:, None], value=-1)
@@ -111,10 +113,3 @@ class TruncatedGramSchmidt:
         """See `History.keep`."""
         self._pairs, self._sizes = self._pairs[index], self._sizes[index]
         self._weights, self._coefficients = self._weights[index], self._coefficients[index]
-
-
-def _dots(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """`(rows, m, n), (rows, n) -> (rows, m)`."""
-    if matrices[0].numel() > _LONG and not matrices.is_cuda:
-        return torch.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
-    return torch.bmm(vectors[:, None], matrices.transpose(1, 2))[:, 0]

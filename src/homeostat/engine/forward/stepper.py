@@ -58,5 +58,8 @@ class Stepper(ABC):
         same = self.state is self.last
         self.last = select(self.last, layout, index)
         self.state = self.last if same else select(self.state, layout, index)
+        self._keep_problem(index)
+
+    def _keep_problem(self, index: Tensor) -> None:
         self.context = select(self.context, self.problem.context_layout, index)
         self._apply = self._bound = self.problem.bind(self.context)
