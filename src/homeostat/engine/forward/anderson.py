@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.engine.nest import zero_rows
+
 # Matrices with more entries than this are walked through row by row: a batched product of many thin matrices is slow.
 _LONG = 1 << 14
 _STRETCH = 1 << 13
@@ -107,6 +109,12 @@ class TruncatedGramSchmidt:
         """See `History.keep`."""
         self._pairs, self._sizes = self._pairs[index], self._sizes[index]
         self._weights, self._coefficients = self._weights[index], self._coefficients[index]
+
+    def join(self, count: int) -> None:
+        """See `History.join`."""
+        self._pairs, self._sizes, self._weights, self._coefficients = (
+            zero_rows(x, count) for x in (self._pairs, self._sizes, self._weights, self._coefficients)
+        )
 
 
 def _dots(matrices: Tensor, vectors: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.forward.record import Record
-from homeostat.engine.nest import select
+from homeostat.engine.nest import append, select
 from homeostat.engine.problem import Problem
 
 
@@ -51,4 +51,17 @@ class Stepper(ABC):
         self.last = select(self.last, layout, index)
         self.state = self.last if same else select(self.state, layout, index)
         self.context = select(self.context, self.problem.context_layout, index)
+        self._apply = self.problem.bind(self.context)
+
+    def until_open(self) -> int:
+        """Steps to take before rows may join."""
+        return 0
+
+    def join(self, newcomers: Problem) -> None:
+        """Rows that have taken no step come in behind those that are there; only where `until_open()` is 0."""
+        layout = self.problem.layout
+        same = self.state is self.last
+        self.last = append([self.last, newcomers.state], layout)
+        self.state = self.last if same else append([self.state, newcomers.state], layout)
+        self.context = append([self.context, newcomers.context], self.problem.context_layout)
         self._apply = self.problem.bind(self.context)
