@@ -7,7 +7,7 @@ together, a cohort, have a test of their own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from homeostat.engine.forward.run import make_stepper
 from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.forward.stopping import Decision, StopTest
 from homeostat.engine.methods import Method
-from homeostat.engine.nest import select
+from homeostat.engine.nest import Layout, select
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
@@ -41,6 +41,19 @@ class Leaving(Generic[Member]):
     status: Status
 
 
+class _Finished(NamedTuple, Generic[Member]):
+    """What a cohort says of a row that leaves it."""
+
+    member: Member
+    row: int
+    """Its place in the batch."""
+    at: int
+    """Step of the record, from 0, that it is taken from; -1 for the state before."""
+    steps: int
+    residual: float
+    status: Status
+
+
 @dataclass
 class _Cohort(Generic[Member]):
     """Rows that joined together."""
@@ -53,6 +66,29 @@ class _Cohort(Generic[Member]):
     """Where these were among the rows that joined."""
     age: int = 0
     """Steps since then."""
+
+    def release(self, rows: NDArray[np.int64], decision: Decision, device: torch.device) -> list[_Finished[Member]]:
+        """Drop the rows that are finished; `rows` are the places of all of them in the batch."""
+        test, done = self.test, np.flatnonzero(decision.finished)
+        places = self.places[done]
+        released = [
+            _Finished(self.members[i], row, at, steps, residual, Status(status))
+            for i, row, at, steps, residual, status in zip(
+                done.tolist(),
+                rows[done].tolist(),
+                decision.at[done].tolist(),
+                test.steps[places].tolist(),
+                test.residual[places].tolist(),
+                test.status[places].tolist(),
+                strict=True,
+            )
+        ]
+        stay = np.flatnonzero(~decision.finished)
+        self.members = [self.members[i] for i in stay.tolist()]
+        self.places = self.places[stay]
+        if len(stay):
+            test.keep(stay, torch.from_numpy(stay).to(device))
+        return released
 
 
 @dataclass
@@ -114,27 +150,26 @@ class Slots(Generic[Member]):
         count = min(self._length(cohort) for cohort in self._cohorts)
         count = count if most is None else min(count, most)
         record = stepper.advance(count, record_all=self._stop.tests)
-        leaving: list[Leaving[Member]] = []
+        finished: list[_Finished[Member]] = []
         staying: list[NDArray[np.int64]] = []
         first = 0
         for cohort, part in zip(self._cohorts, self._parts(record, count), strict=True):
-            rows = len(cohort.members)
+            rows = np.arange(first, first + len(cohort.members))
+            first += len(rows)
             decision = cohort.test.judge(part, cohort.places)
             cohort.pace.observe(cohort.test.closest)
-            stay = np.arange(rows)
             if decision is not None:
-                leaving += self._leave(record, first, cohort, decision)
-                stay = _keep(cohort, decision, stepper.state[0].device)
-            staying.append(first + stay)
-            first += rows
-        if leaving:
+                finished += cohort.release(rows, decision, stepper.state[0].device)
+                rows = rows[~decision.finished]
+            staying.append(rows)
+        if finished:
             self._cohorts = [cohort for cohort in self._cohorts if cohort.members]
             positions = np.concatenate(staying)
             if len(positions):
                 stepper.keep(positions, torch.from_numpy(positions).to(stepper.state[0].device))
             else:
                 self._stepper = None
-        return count, leaving
+        return count, _leave(record, finished, stepper.problem.layout)
 
     def _length(self, cohort: _Cohort[Member]) -> int:
         room = cohort.test.room(cohort.age)
@@ -143,53 +178,50 @@ class Slots(Generic[Member]):
     def _parts(self, record: Record, count: int) -> list[_Part]:
         """The record as each cohort sees it, `count` steps later."""
         changes, sizes = record.changes()
-        parts, first = [], 0
         for cohort in self._cohorts:
-            at = slice(first, first + len(cohort.members))
-            first, cohort.age = at.stop, cohort.age + count
-            known = [change[:, at] for change in changes], [size[at] for size in sizes]
-            whole = len(self._cohorts) == 1
+            cohort.age += count
+        if len(self._cohorts) == 1:
+            whole = {name: getattr(record, name) for name in ("origin", "measured", "before", "after", "lengths")}
+            first = self._cohorts[0].age - record.steps
+            return [_Part(first, **whole, proposed=record.proposed, known=(changes, sizes))]
+        rows = [len(cohort.members) for cohort in self._cohorts]
+        ends = np.cumsum(rows)
+        origin, lengths = _split(record.origin, rows), _split(record.lengths, rows)
+        before = [_split(leaves, rows) for leaves in record.before]
+        after = [_split(leaves, rows) for leaves in record.after]
+        parts = []
+        for i, cohort in enumerate(self._cohorts):
+            at = slice(ends[i] - rows[i], ends[i])
             parts.append(
                 _Part(
                     cohort.age - record.steps,
-                    record.origin if whole else _rows(record.origin, at),
+                    origin[i],
                     record.measured,
-                    record.before if whole else [_rows(leaves, at) for leaves in record.before],
-                    record.after if whole else [_rows(leaves, at) for leaves in record.after],
-                    record.lengths if whole else _rows(record.lengths, at),
+                    [step[i] for step in before],
+                    [step[i] for step in after],
+                    lengths[i],
                     [None if x is None else x[at] for x in record.proposed],
-                    known,
+                    ([change[:, at] for change in changes], [size[at] for size in sizes]),
                 )
             )
         return parts
 
-    def _leave(self, record: Record, first: int, cohort: _Cohort[Member], decision: Decision) -> list[Leaving[Member]]:
-        """The rows of a cohort that are finished, each from the step at which it was; `first` is where they begin."""
-        assert self._stepper is not None
-        leaving, test = [], cohort.test
-        for step in np.unique(decision.at[decision.finished]):
-            rows = np.flatnonzero(decision.finished & (decision.at == step))
-            source = record.origin if step < 0 else record.after[step]
-            index = torch.from_numpy(first + rows).to(source[0].device)
-            # Rows of their own: a finished example keeps no batch in memory.
-            found = [leaf.split(1) for leaf in select(source, self._stepper.problem.layout, index)]
-            for row, *leaves in zip(rows.tolist(), *found, strict=True):
-                place = cohort.places[row]
-                status = Status(int(test.status[place]))
-                steps, residual = int(test.steps[place]), float(test.residual[place])
-                leaving.append(Leaving(cohort.members[row], leaves, steps, residual, status))
-        return leaving
+
+def _split(leaves: Sequence[Tensor], rows: list[int]) -> list[list[Tensor]]:
+    """For each cohort its rows of every leaf, as views."""
+    pieces = [leaf.split(rows) for leaf in leaves]
+    return [[piece[i] for piece in pieces] for i in range(len(rows))]
 
 
-def _keep(cohort: _Cohort[Member], decision: Decision, device: torch.device) -> NDArray[np.int64]:
-    """Drop the rows of a cohort that are finished; returns where those are that stay."""
-    stay = np.flatnonzero(~decision.finished)
-    cohort.members = [cohort.members[row] for row in stay.tolist()]
-    cohort.places = cohort.places[stay]
-    if len(stay):
-        cohort.test.keep(stay, torch.from_numpy(stay).to(device))
-    return stay
-
-
-def _rows(leaves: Sequence[Tensor], at: slice) -> list[Tensor]:
-    return [leaf[at] for leaf in leaves]
+def _leave(record: Record, finished: list[_Finished[Member]], layout: Layout) -> list[Leaving[Member]]:
+    """Finished rows with their leaves, each from the step at which it was finished."""
+    leaving = []
+    for step in sorted({row.at for row in finished}):
+        rows = [row for row in finished if row.at == step]
+        source = record.origin if step < 0 else record.after[step]
+        index = torch.tensor([row.row for row in rows], device=source[0].device)
+        # Copies, so that an example which is kept keeps no batch in memory.
+        pieces = [leaf.split(1) for leaf in select(source, layout, index)]
+        for row, *leaves in zip(rows, *pieces, strict=True):
+            leaving.append(Leaving(row.member, leaves, row.steps, row.residual, row.status))
+    return leaving
