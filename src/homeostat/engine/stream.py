@@ -67,8 +67,10 @@ class SolutionStream(Iterator[StreamedExample]):
         refill: float,
         method: Method,
         stop: Stop,
+        sync_every: int | None,
     ) -> None:
         self._step, self._start, self._method, self._stop = step, start, method, stop
+        self._sync_every = sync_every
         self._slots, self._most = batch_size, batch_size + look_ahead
         self._join_at = max(1, math.ceil(refill * batch_size))
         self._source: Iterator[Any] | None = iter(contexts)  # None once it has ended
@@ -154,8 +156,9 @@ class SolutionStream(Iterator[StreamedExample]):
         """Some rounds with the rows of one bucket."""
         slots, rows = bucket.slots, bucket.slots.rows
         due = self._slots - rows >= self._join_at and (self._source is not None or bool(bucket.waiting))
+        most = slots.until_open() if due else 0
         try:
-            count, leaving = slots.advance(max(1, slots.until_open()) if due else None)
+            count, leaving = slots.advance(most or None)
         except Exception as error:
             places = ", ".join(str(example.index) for example in slots.members())
             error.add_note(f"solve_stream was working on these examples of its input: {places}")
@@ -192,13 +195,13 @@ class SolutionStream(Iterator[StreamedExample]):
         example = _Example(self.read, context, self.rounds)
         bucket = next((bucket for bucket in self._buckets if _alike(bucket.like, problem)), None)
         if bucket is None:
-            bucket = _Bucket(problem, Slots(self._method, self._stop), deque())
+            bucket = _Bucket(problem, Slots(self._method, self._stop, self._sync_every), deque())
             self._buckets.append(bucket)
         _check_shared(bucket.like, problem)
         bucket.waiting.append((example, problem))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Example:
     """An example that is not finished."""
 
@@ -208,7 +211,7 @@ class _Example:
     """At which it was read."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Bucket:
     """Examples of one layout, shape, dtype and device."""
 
@@ -239,6 +242,7 @@ def solve_stream(
     refill: float = 0.125,
     method: Method = Picard(),  # noqa: B008 - options are frozen values
     stop: Stop = Stop(),  # noqa: B008
+    sync_every: int | None = None,
 ) -> SolutionStream:
     """Solve examples from an iterable in a batch that stays full, and yield each as it finishes. For inference.
 
@@ -254,22 +258,26 @@ def solve_stream(
 
     It is lazy: reading and computing happen while a result is asked for. All of it, `contexts` and `start` included,
     runs without gradients, and in inference mode if that was on when `solve_stream` was called. What was read is
-    finished before an error in reading is raised (by `contexts`, `start`, or an example that does not fit the contract);
-    an error in `step` is raised at once, with a note that names the examples it was working on.
+    finished before an error in reading is raised (one of `contexts`, of `start`, or of an example that breaks the
+    contract); an error in `step` is raised at once, with a note that names the examples it was working on.
 
     Args:
         step: the map, as in `solve`; it gets up to `batch_size` rows.
-        start: from the context of one example to its start, both with a batch dimension of 1. Called in the order of the
-            input.
-        contexts: the context of one example after the other; per-example leaves have a batch dimension of 1. Parts that
-            are marked `Shared` must be the same objects, or equal, in all examples that are alike.
+        start: from the context of one example to its start, both with a batch dimension of 1. Called in the order of
+            the input.
+        contexts: the context of one example after the other; per-example leaves have a batch dimension of 1. Parts
+            marked `Shared` must be the same objects, or equal, in all examples that are alike and held together.
         batch_size: number of slots.
         look_ahead: number of examples that may be held beyond `batch_size` to find some of one shape; None takes
             `batch_size`.
-        refill: share of the slots that has to be free before others join, from 0 to 1; one slot at least. Joining copies
-            the batch with its histories and adds a stopping test to every round, a free slot wastes a share of it.
+        refill: share of the slots that has to be free before others join, from 0 to 1; one slot at least. Those that
+            join together have a stopping test of their own until the last of them is finished, and joining copies the
+            batch with its histories: a small share keeps the slots full, a large one saves time between steps.
         method: how to iterate.
         stop: when an example stops; numbers, not tensors.
+        sync_every: look at the stopping tests every so many steps, for devices on which looking means waiting and for
+            steps that are cheaper than a look. Examples stay up to so many steps longer; their answers and steps are
+            the same. None looks as residuals suggest, mostly after every step.
 
     Returns:
         An iterator over `StreamedExample`, in the order in which they finish, with an account of what was done. It has
@@ -296,6 +304,8 @@ def solve_stream(
     look_ahead = batch_size if look_ahead is None else look_ahead
     check_count("look_ahead", look_ahead, 0)
     check_range("refill", refill, 0, "from 0 to 1", high=1)
+    if sync_every is not None:
+        check_count("sync_every", sync_every)
     for name, value, kinds in (("method", method, Method), ("stop", stop, Stop)):
         if not isinstance(value, kinds):
             raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
@@ -315,6 +325,7 @@ def solve_stream(
         refill=refill,
         method=method,
         stop=stop,
+        sync_every=sync_every,
     )
 
 

@@ -122,7 +122,7 @@ class AcceleratedStepper(Stepper):
 
     def until_open(self) -> int:
         """See `Stepper.until_open`: newcomers begin with a period, so that the safeguard decides at the same steps."""
-        return -self.taken % PERIOD
+        return (PERIOD - self.taken % PERIOD) % PERIOD
 
     def join(self, newcomers: Problem) -> None:
         """See `Stepper.join`. Whatever stands in the new rows is not used before they have taken a period's steps."""

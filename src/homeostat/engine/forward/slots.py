@@ -106,8 +106,8 @@ class _Part(Record):
 class Slots(Generic[Member]):
     """The rows of one layout and shape that are being iterated."""
 
-    def __init__(self, method: Method, stop: Stop) -> None:
-        self._method, self._stop = method, stop
+    def __init__(self, method: Method, stop: Stop, sync_every: int | None) -> None:
+        self._method, self._stop, self._sync_every = method, stop, sync_every
         self._stepper: Stepper | None = None  # None where there are no rows
         self._cohorts: list[_Cohort[Member]] = []
 
@@ -136,7 +136,7 @@ class Slots(Generic[Member]):
         else:
             self._stepper.join(newcomers)
         test = StopTest(self._stop, newcomers.state, self._stepper.measured)
-        pace = Pace(self._stepper.state, None)
+        pace = Pace(self._stepper.state, self._sync_every)
         self._cohorts.append(_Cohort(test, pace, list(members), np.arange(newcomers.rows)))
 
     def advance(self, most: int | None) -> tuple[int, list[Leaving[Member]]]:
