@@ -10,7 +10,7 @@ import torch
 
 import homeostat as hs
 from homeostat import Status, Stop, solve, solve_stream
-from homeostat.errors import ContractError
+from homeostat.errors import ContractError, ConvergenceWarning
 
 F64 = torch.float64
 METHODS = [hs.Picard(), hs.Picard(damping=0.7), hs.Anderson(), hs.Anderson(memory=2, damping=0.8), hs.Broyden()]
@@ -105,21 +105,25 @@ def test_failures_and_second_trials_are_those_of_an_example_alone(method):
 GAINS = [0.3, -1.0, 0.97, 1.0, 3.0, 0.0, 1e20, -0.9, 0.8, 0.3, 1e20, 0.9, -1.0, 0.5, 0.99, 0.1, -0.99]
 
 
+PLAIN = {"method": hs.Picard(), "sync_every": 1}
+
+
 def gain_step(z, c):
     return c * z + torch.tensor([1.0, -2.0, 0.5])
 
 
+@pytest.mark.parametrize("options", [PLAIN, {"method": hs.Picard()}], ids=["every step", "chosen"])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 40])
-def test_every_ending_is_the_same_to_the_bit(batch_size):
+def test_every_ending_is_the_same_to_the_bit(batch_size, options):
     def start(c):
         return torch.full((1, 3), math.nan) if c.item() == 0.1 else torch.zeros(1, 3)
 
     given = [torch.tensor([[gain]]) for gain in GAINS]
     stop = Stop(1e-5, 0.0, 150)
-    found = list(solve_stream(gain_step, start, given, batch_size=batch_size, refill=0, stop=stop))
+    found = list(solve_stream(gain_step, start, given, batch_size=batch_size, refill=0, stop=stop, **options))
     assert {x.status for x in found} == {Status.CONVERGED, Status.CYCLING, Status.MAX_STEPS, Status.DIVERGED}
     for example in found:
-        alone = solve(gain_step, start(given[example.index]), given[example.index], stop=stop)
+        alone = solve(gain_step, start(given[example.index]), given[example.index], method=hs.Picard(), stop=stop)
         assert_same(example, alone)
         assert example.residual == pytest.approx(alone.residual.item(), rel=1e-6, nan_ok=True)
 
@@ -128,13 +132,27 @@ def test_every_ending_is_the_same_to_the_bit(batch_size):
 def test_low_precision_ends_as_it_does_alone(method):
     step, contexts, start = matrix_cell(16, torch.bfloat16)
     stop = Stop(1e-6, 0.0, 500)
-    found = list(solve_stream(step, start, contexts(12), batch_size=4, method=method, stop=stop))
+    stream = solve_stream(step, start, contexts(12), batch_size=4, method=method, stop=stop)
+    with pytest.warns(ConvergenceWarning, match="finer than bfloat16 can resolve"):
+        found = list(stream)
     assert {x.status for x in found} <= {Status.CONVERGED, Status.STALLED}
     assert all(x.state.dtype == torch.bfloat16 for x in found)
     for x in found:
-        torch.testing.assert_close(
-            x.state, solve(step, start(x.context), x.context, stop=stop).state, rtol=0, atol=0.02
-        )
+        alone = solve(step, start(x.context), x.context, method=method, stop=Stop(1e-3, 0.0, 500))
+        torch.testing.assert_close(x.state, alone.state, rtol=0, atol=0.02)
+
+
+def test_long_states_share_histories_that_are_written_in_pieces():
+    generator = torch.Generator().manual_seed(5)
+    spectrum = torch.rand(1, 3000, generator=generator, dtype=F64)
+
+    def step(z, c):
+        return c * spectrum * z + 1
+
+    given = [torch.full((1, 1), 0.99 * i / 12, dtype=F64) for i in range(1, 13)]
+    stream = solve_stream(step, lambda _: torch.zeros(1, 3000, dtype=F64), given, batch_size=4, refill=0, stop=STOP)
+    for x in stream:
+        assert_same(x, solve(step, torch.zeros(1, 3000, dtype=F64), x.context, stop=STOP), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("method", [hs.Picard(), hs.Anderson()], ids=repr)
@@ -220,7 +238,9 @@ def test_no_shape_starves():
 
 def test_results_come_as_they_finish():
     given = [torch.tensor([[gain]]) for gain in (0.99, 0.1, 0.2, 0.1, 0.5)]
-    stream = solve_stream(lambda z, c: c * z + 1, torch.zeros_like, given, batch_size=2, stop=Stop(1e-4, 0.0, 1000))
+    stream = solve_stream(
+        lambda z, c: c * z + 1, torch.zeros_like, given, batch_size=2, stop=Stop(1e-4, 0.0, 1000), **PLAIN
+    )
     assert [x.index for x in stream] == [1, 2, 3, 4, 0]
 
 
@@ -365,7 +385,7 @@ def test_an_error_of_step_names_its_examples_after_what_was_finished():
         return half(z, c)
 
     given = [torch.tensor([[gain]]) for gain in (0.9, 0.1, 0.7, 0.5)]
-    stream, found = solve_stream(step, torch.zeros_like, given, batch_size=2), []
+    stream, found = solve_stream(step, torch.zeros_like, given, batch_size=2, **PLAIN), []
     with pytest.raises(FloatingPointError, match="seven") as caught:
         found.extend(x.index for x in stream)
     assert found == [1]
@@ -446,7 +466,7 @@ def test_a_stream_may_be_read_in_and_out_of_inference_mode(made_in, method):
 
 
 def test_what_is_returned_is_readable_and_owns_its_memory():
-    stream = solve_stream(half, torch.zeros_like, [torch.full((1, 2), 0.5)] * 8, batch_size=8)
+    stream = solve_stream(half, torch.zeros_like, [torch.full((1, 2), 0.5)] * 8, batch_size=8, **PLAIN)
     assert "0 examples read" in repr(stream)
     first = next(stream)
     assert repr(first) == "StreamedExample 0: CONVERGED after 14 steps, residual 6.1e-05"

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from homeostat.engine.backward.functional import refuse_vmap
 from homeostat.engine.forward.slots import Leaving, Slots
-from homeostat.engine.methods import Method, Picard
+from homeostat.engine.methods import Anderson, Method
 from homeostat.engine.norms import finite_rows
 from homeostat.engine.problem import Problem, StepFunction
 from homeostat.engine.solution import Status
+from homeostat.engine.solve import resolvable
 from homeostat.engine.stop import Stop, check_count, check_range
 from homeostat.errors import ContractError
 
@@ -195,7 +196,7 @@ class SolutionStream(Iterator[StreamedExample]):
         example = _Example(self.read, context, self.rounds)
         bucket = next((bucket for bucket in self._buckets if _alike(bucket.like, problem)), None)
         if bucket is None:
-            bucket = _Bucket(problem, Slots(self._method, self._stop, self._sync_every), deque())
+            bucket = _Bucket(problem, Slots(self._method, resolvable(self._stop, problem), self._sync_every), deque())
             self._buckets.append(bucket)
         _check_shared(bucket.like, problem)
         bucket.waiting.append((example, problem))
@@ -240,7 +241,7 @@ def solve_stream(
     batch_size: int,
     look_ahead: int | None = None,
     refill: float = 0.125,
-    method: Method = Picard(),  # noqa: B008 - options are frozen values
+    method: Method = Anderson(),  # noqa: B008 - options are frozen values
     stop: Stop = Stop(),  # noqa: B008
     sync_every: int | None = None,
 ) -> SolutionStream:
@@ -274,10 +275,11 @@ def solve_stream(
             join together have a stopping test of their own until the last of them is finished, and joining copies the
             batch with its histories: a small share keeps the slots full, a large one saves time between steps.
         method: how to iterate.
-        stop: when an example stops; numbers, not tensors.
+        stop: when an example stops; numbers, not tensors. A tolerance finer than the dtype can resolve is raised to
+            that, with a warning.
         sync_every: look at the stopping tests every so many steps, for devices on which looking means waiting and for
             steps that are cheaper than a look. Examples stay up to so many steps longer; their answers and steps are
-            the same. None looks as residuals suggest, mostly after every step.
+            the same. None: the engine chooses, mostly every step, or every fourth where states are small.
 
     Returns:
         An iterator over `StreamedExample`, in the order in which they finish, with an account of what was done. It has
@@ -290,8 +292,9 @@ def solve_stream(
 
     Example:
         >>> import torch
+        >>> from homeostat import Picard
         >>> contexts = (torch.tensor([[gain]]) for gain in (0.9, 0.1, 0.5))
-        >>> stream = solve_stream(lambda z, c: c * z + 1, lambda c: torch.zeros(1, 1), contexts, batch_size=2)
+        >>> stream = solve_stream(lambda z, c: c * z + 1, torch.zeros_like, contexts, batch_size=2, method=Picard())
         >>> for example in stream:
         ...     print(example.index, example.status, example.steps, round(example.state.item(), 2))
         1 CONVERGED 5 1.11

@@ -5,6 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.engine.forward.accelerated import AcceleratedStepper
+from homeostat.engine.forward.packing import Packing
+from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.nest import zero_rows
 
 # An update whose denominator is smaller than this share of what it is made of is left out: it would be noise.
@@ -15,16 +18,16 @@ _FIRST_ROOM = 4
 class BroydenUpdates:
     """`H = -I + sum_i u_i v_i^T`, an estimate of the inverse Jacobian of f(z) - z, row by row.
 
-    The good update, C. G. Broyden, Math. Comp. 19 (1965), in the inverse form that Sherman and Morrison's formula gives:
-    with dz and dF the differences of state and residual, `u = (dz - H dF) / (dz^T H dF)` and `v = H^T dz`. A row that
-    has used up its memory starts again with none. Room grows as it is used.
+    The good update, C. G. Broyden, Math. Comp. 19 (1965), in the inverse form of Sherman and Morrison's formula: with
+    dz and dF the differences of state and residual, `u = (dz - H dF) / (dz^T H dF)` and `v = H^T dz`. A row that has
+    used up its memory starts again with none. Room grows as it is used.
     """
 
-    def __init__(self, like: Tensor, memory: int) -> None:
-        """Room for rows and unknowns as `like` has them."""
+    def __init__(self, like: Tensor, memory: int, *, functional: bool) -> None:
+        """Room for rows and unknowns as `like` has them; `functional`: write nothing in place, a graph may hold it."""
         rows, unknowns = like.shape
         self._memory = memory
-        self._functional = torch.is_grad_enabled()  # then a graph may hold what is kept: write nothing in place
+        self._functional = functional
         room = min(memory, _FIRST_ROOM)
         self.u, self.v = like.new_zeros(rows, room, unknowns), like.new_zeros(rows, room, unknowns)
         self._used = np.zeros(rows, np.int64)
@@ -85,6 +88,39 @@ class BroydenUpdates:
         """See `History.join`."""
         self.u, self.v = zero_rows(self.u, count), zero_rows(self.v, count)
         self._used = np.concatenate([self._used, np.zeros(count, np.int64)])
+
+
+class InverseEstimate:
+    """What Broyden's method knew of the inverse of `I - J` when each row was finished."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._stepper = stepper
+        self._pieces: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
+
+    def add(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+        """Keep the estimate of rows that leave: their places among all examples, and in the batch."""
+        updates = self._stepper.history if isinstance(self._stepper, AcceleratedStepper) else None
+        if isinstance(updates, BroydenUpdates):
+            at = torch.from_numpy(positions).to(updates.u.device)
+            self._pieces.append((rows, updates.u[at].detach(), updates.v[at].detach()))
+
+    def transpose(self, cotangents: list[Tensor]) -> list[Tensor]:
+        """`(I - J)^{-T} g` row by row; one cotangent a measured leaf. A row without updates gets g back."""
+        packing = Packing(cotangents, list(range(len(cotangents))))
+        g = packing.pack(cotangents)
+        result = g
+        for rows, u, v in self._pieces:
+            at = torch.from_numpy(rows).to(g.device)
+            # H estimates (J - I)^{-1}, so (I - J)^{-T} g is -H^T g = g - sum_i v_i (u_i . g).
+            vectors = g[at]
+            result = result.index_copy(0, at, vectors - _apply(vectors[:, None], u, v)[:, 0])
+        return packing.unpack(result, cotangents)
+
+    def among(self, rows: NDArray[np.int64]) -> "InverseEstimate":
+        """The same where its rows are the rows `rows` of a larger batch."""
+        whole = InverseEstimate(self._stepper)
+        whole._pieces = [(rows[at], u, v) for at, u, v in self._pieces]
+        return whole
 
 
 def _apply(vectors: Tensor, right: Tensor, left: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class CycleTest:
             repeats = within(record.changes_since(self._kept, exact), self._sizes)
             if record.first == self._start:
                 repeats[0] = False  # a lag of one is the residual itself
-            self._repeats = repeats.any(0) if self._repeats is None else self._repeats | repeats.any(0)
+            seen: Mask = np.logical_or.reduce(repeats, axis=0)
+            self._repeats = seen if self._repeats is None else self._repeats | seen
             if end - self._start == LONGEST_PERIOD:
                 assert self._former is not None
                 result = self._repeats & (self._largest >= _NOT_SHRINKING * self._former)

@@ -91,7 +91,7 @@ class Record:
         return [table[k :: len(self.measured)] * root for k, root in enumerate(self._roots())]
 
     def changes_since(self, kept: list[Tensor], exact: bool) -> list[Table]:
-        """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf; wrong as `changes`, unless `exact`."""
+        """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf; as `changes`, unless `exact`."""
         if exact:
             return [to_host(torch.stack([row_rms(x[i] - kept[i]) for x in self.after])) for i in self.measured]
         lengths = [row_lengths(x[i] - kept[i]) for x in self.after for i in self.measured]

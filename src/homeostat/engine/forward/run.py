@@ -9,12 +9,13 @@ from torch import Tensor
 
 from homeostat.engine.forward.accelerated import AcceleratedStepper
 from homeostat.engine.forward.anderson import TruncatedGramSchmidt
-from homeostat.engine.forward.broyden import BroydenUpdates
+from homeostat.engine.forward.broyden import BroydenUpdates, InverseEstimate
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
 from homeostat.engine.forward.record import Record
 from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.forward.stopping import Decision, StopTest
+from homeostat.engine.forward.watch import Observer, Watch
 from homeostat.engine.methods import Anderson, Broyden, Method, Picard
 from homeostat.engine.nest import merge_rows, select
 from homeostat.engine.norms import finite_rows
@@ -32,19 +33,13 @@ class Run:
     residual: Tensor
     status: Tensor
     row_evaluations: int
+    trace: Tensor | None = None
+    """`(rows, steps)` relative residuals, where they were asked for."""
+    inverse: InverseEstimate | None = None
+    """Of Broyden's method, where it was asked for."""
 
 
-@dataclass(frozen=True)
-class Watch:
-    """What is looked at on the way, and how often."""
-
-    best: bool = False
-    """Return the iterate with the lowest residual, not the last."""
-    trace: bool = False
-    sync_every: int | None = None
-
-
-def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) -> Run:
+def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) -> Run:  # noqa: B008
     """Iterate; rows that start non-finite, or that may take no step, are left as they are."""
     idle = _rows_that_cannot_start(problem, stop)
     busy = (idle < 0).nonzero().squeeze(1)
@@ -59,7 +54,12 @@ def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) ->
         whole.index_copy(0, busy, rows)
         for whole, rows in ((nothing.steps, part.steps), (nothing.residual, part.residual), (idle, part.status))
     )
-    return replace(part, leaves=leaves, steps=steps, residual=residual, status=status)
+    trace, inverse = part.trace, part.inverse
+    if trace is not None:
+        trace = trace.new_full((problem.rows, trace.shape[1]), float("nan")).index_copy(0, busy, trace)
+    if inverse is not None:
+        inverse = inverse.among(busy.cpu().numpy())
+    return Run(leaves, steps, residual, status, part.row_evaluations, trace, inverse)
 
 
 def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
@@ -67,42 +67,56 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     test = StopTest(stop, problem.state, problem.layout.measured())
     stepper = make_stepper(problem, method)
     pace = Pace(problem.state, watch.sync_every)
+    observer = Observer(watch, problem)
+    inverse = InverseEstimate(stepper) if watch.inverse else None
     rows = np.arange(problem.rows)
     pieces: list[tuple[NDArray[np.int64], list[Tensor]]] = []
     taken = evaluations = 0
     while len(rows) and taken < test.max_steps:
         room = test.room(taken)
-        count = pace.next(room) if test.tests else room
-        record = stepper.advance(count, record_all=test.tests)
+        # Without a test nobody looks before the end, unless somebody wants every state.
+        count = pace.next(room) if test.tests or observer.active else room
+        record = None  # two blocks of states at once would be one too many
+        record = stepper.advance(count, record_all=test.tests or observer.active)
         taken += count
         evaluations += count * len(rows)
         decision = test.judge(record, rows)
+        if observer.active:
+            observer.observe(record, rows, np.full(len(rows), count) if decision is None else decision.ended(count))
         pace.observe(test.closest)
         if decision is None:
             continue
         pieces += _outgoing(problem, record, rows, decision)
+        if inverse is not None:
+            inverse.add(rows[decision.finished], np.flatnonzero(decision.finished))
         positions = np.flatnonzero(~decision.finished)
         rows = rows[positions]
         if len(rows):
             index = torch.from_numpy(positions).to(device)
             stepper.keep(positions, index)
             test.keep(positions, index)
-    leaves = _assemble(problem, pieces)
+    leaves, lowest = observer.best(_assemble(problem, pieces), test.residual)
     wide = any(problem.state[i].dtype == torch.float64 for i in problem.layout.measured())
-    residual = torch.from_numpy(test.residual).to(device, torch.float64 if wide else torch.float32)
+    dtype = torch.float64 if wide else torch.float32
+    residual = torch.from_numpy(lowest).to(device, dtype)
     steps, status = torch.from_numpy(test.steps).to(device), torch.from_numpy(test.status).to(device)
-    return Run(leaves, steps, residual, status, evaluations)
+    trace = observer.trace()
+    trace = None if trace is None else trace.to(device, dtype)
+    return Run(leaves, steps, residual, status, evaluations, trace, inverse)
 
 
 def make_stepper(problem: Problem, method: Method) -> Stepper:
     """The method at work on a problem."""
+    graphed = torch.is_grad_enabled()
     match method:
         case Picard():
             return PicardStepper(problem, method)
         case Anderson():
-            return AcceleratedStepper(problem, method.damping, lambda x: TruncatedGramSchmidt(x, method.memory))
+            return AcceleratedStepper(
+                problem, method.damping, lambda x: TruncatedGramSchmidt(x, method.memory, functional=graphed)
+            )
         case Broyden():
-            return AcceleratedStepper(problem, 1.0, lambda x: BroydenUpdates(x, method.memory))
+            return AcceleratedStepper(problem, 1.0, lambda x: BroydenUpdates(x, method.memory, functional=graphed))
 
 
 def _outgoing(
