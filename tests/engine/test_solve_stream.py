@@ -56,12 +56,12 @@ def assert_same(found, alone, steps=0, **tolerance):
 @pytest.mark.parametrize(("batch_size", "refill", "sync_every"), [(5, 0.0, None), (16, 0.25, None), (7, 0.1, 4)])
 def test_every_example_gets_what_solve_gives_it_alone(method, batch_size, refill, sync_every):
     step, contexts, start = matrix_cell(12)
-    given = contexts(24)
+    given = contexts(20)
     stream = solve_stream(
         step, start, given, batch_size=batch_size, refill=refill, sync_every=sync_every, method=method, stop=STOP
     )
     found = sorted(stream, key=lambda x: x.index)
-    assert [x.index for x in found] == list(range(24))
+    assert [x.index for x in found] == list(range(20))
     for example, context in zip(found, given, strict=True):
         assert example.context is context
         assert_same(example, solve(step, start(context), context, method=method, stop=STOP), rtol=0, atol=1e-9)
@@ -113,7 +113,7 @@ def gain_step(z, c):
 
 
 @pytest.mark.parametrize("options", [PLAIN, {"method": hs.Picard()}], ids=["every step", "chosen"])
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_every_ending_is_the_same_to_the_bit(batch_size, options):
     def start(c):
         return torch.full((1, 3), math.nan) if c.item() == 0.1 else torch.zeros(1, 3)
@@ -203,7 +203,7 @@ def nested_step(s, c):
     return {"z": c["gain"][:, None] * s["z"].cos() + c["input"], "n": s["n"] + 1}
 
 
-@pytest.mark.parametrize("look_ahead", [0, 3, None, 50])
+@pytest.mark.parametrize("look_ahead", [0, 3, None])
 @pytest.mark.parametrize("method", [hs.Picard(), hs.Broyden()], ids=repr)
 def test_shapes_and_dtypes_are_mixed(look_ahead, method):
     kinds = [(3, torch.float32), (5, torch.float32), (3, F64), (0, torch.float32)]
