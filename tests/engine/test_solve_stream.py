@@ -65,7 +65,7 @@ def test_every_example_gets_what_solve_gives_it_alone(method, batch_size, refill
     for example, context in zip(found, given, strict=True):
         assert example.context is context
         assert_same(example, solve(step, start(context), context, method=method, stop=STOP), rtol=0, atol=1e-9)
-    assert max(x.steps for x in found) > 1.9 * min(x.steps for x in found)  # otherwise this test shows little
+    assert max(x.steps for x in found) > 1.5 * min(x.steps for x in found)  # otherwise this test shows little
     assert stream.row_evaluations >= sum(x.steps for x in found)
 
 
