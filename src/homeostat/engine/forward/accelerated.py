@@ -13,7 +13,7 @@ from homeostat.engine.forward.packing import Packing
 from homeostat.engine.forward.record import Record, to_host
 from homeostat.engine.forward.safeguard import PERIOD, Safeguard
 from homeostat.engine.forward.stepper import Stepper
-from homeostat.engine.nest import select
+from homeostat.engine.nest import append, select, zero_rows
 from homeostat.engine.problem import Problem
 
 
@@ -36,6 +36,10 @@ class History(Protocol):
 
     def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
         """Rows have left; `positions` and `index` both say where those are that stay."""
+        ...
+
+    def join(self, count: int) -> None:
+        """So many rows have come in, behind the others, with nothing to remember."""
         ...
 
 
@@ -109,10 +113,11 @@ class AcceleratedStepper(Stepper):
         self._former = self._former_value = None
         plain = proposal is value and self._damping == 1
         state = after if plain else self.packing.unpack(proposal, after)
-        if self._restored is None:
+        restored, self._restored = self._restored, None
+        if restored is None:
             return state
         assert self._anchor is not None
-        return _where(self._restored, self._anchor, state)
+        return _where(restored, self._anchor, state)
 
     def _review(self, residual: Tensor, value: Tensor, after: list[Tensor]) -> Tensor | None:
         """Let the safeguard decide at the end of a period; returns the rows that go back to their anchor."""
@@ -149,6 +154,24 @@ class AcceleratedStepper(Stepper):
         self._safeguard.keep(positions)
         if self.history is not None:
             self.history.keep(positions, index)
+
+    def until_open(self) -> int:
+        """See `Stepper.until_open`: newcomers begin with a period, so that the safeguard decides at the same steps."""
+        return (PERIOD - self.taken % PERIOD) % PERIOD
+
+    def join(self, newcomers: Problem) -> None:
+        """See `Stepper.join`. Whatever stands in the new rows is not used before they have taken a period's steps."""
+        super().join(newcomers)
+        count = newcomers.rows
+        if self._anchor is not None:
+            self._anchor = append([self._anchor, newcomers.state], self.problem.layout)
+        self._residual, self._value = (
+            None if x is None else zero_rows(x, count) for x in (self._residual, self._value)
+        )
+        self._safeguard.join(count)
+        self._gate = None if self._gate is None else zero_rows(self._gate, count)
+        if self.history is not None:
+            self.history.join(count)
 
 
 def _where(rows: Tensor, chosen: list[Tensor], others: list[Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.forward.dots import dots
+from homeostat.engine.nest import zero_rows
 
 # Histories with more entries than this a row are walked through in pieces.
 _LONG = 1 << 14
@@ -113,3 +114,9 @@ class TruncatedGramSchmidt:
         """See `History.keep`."""
         self._pairs, self._sizes = self._pairs[index], self._sizes[index]
         self._weights, self._coefficients = self._weights[index], self._coefficients[index]
+
+    def join(self, count: int) -> None:
+        """See `History.join`."""
+        self._pairs, self._sizes, self._weights, self._coefficients = (
+            zero_rows(x, count) for x in (self._pairs, self._sizes, self._weights, self._coefficients)
+        )

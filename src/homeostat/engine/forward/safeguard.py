@@ -118,3 +118,10 @@ class Safeguard:
         self._quotient, self._pause, self._lowest = self._quotient[index], self._pause[index], self._lowest[index]
         self._spent, self._failures = self._spent[index], self._failures[index]
         self._refresh()
+
+    def join(self, rows: int) -> None:
+        """Rows come in behind the others, at the beginning of a period."""
+        fresh = Safeguard(rows)
+        for name in ("_mode", "_level", "_anchor_level", "_quotient", "_lowest", "_pause", "_spent", "_failures"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(fresh, name)]))
+        self._refresh()
