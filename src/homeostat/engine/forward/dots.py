@@ -17,4 +17,6 @@ def dots(matrices: Tensor, vectors: Tensor) -> Tensor:
     """
     if matrices[0].numel() > _LONG and not matrices.is_cuda:
         return torch.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
+    if matrices.shape[1] == 1:
+        return (matrices[:, 0] * vectors).sum(1, keepdim=True)
     return torch.bmm(vectors[:, None], matrices.transpose(1, 2))[:, 0]
