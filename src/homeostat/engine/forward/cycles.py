@@ -79,7 +79,7 @@ class CycleTest:
         self._kept, self._sizes = [leaf[index] for leaf in self._kept], [size[positions] for size in self._sizes]
         self._largest = None if self._largest is None else self._largest[positions]
         self._former = None if self._former is None else self._former[positions]
-        self._repeats = None if self._repeats is None else self._repeats[positions]
+        self._repeats = None if self._repeats is None else self._repeats[:, positions]
 
 
 def _running_max(former: Table | None, values: Table) -> Table:
