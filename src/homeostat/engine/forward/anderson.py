@@ -24,6 +24,8 @@ class TruncatedGramSchmidt:
     def __init__(self, like: Tensor, memory: int, *, functional: bool) -> None:
         """Room for rows and unknowns as `like` has them; `functional`: write nothing in place, a graph may hold it."""
         rows, unknowns = like.shape
+        # More differences than unknowns depend on one another, and the new one would be left out for the old ones.
+        memory = min(memory, max(unknowns, 1))
         self._memory, self._unknowns = memory, unknowns
         self._functional = functional
         self._long = memory * unknowns > _LONG

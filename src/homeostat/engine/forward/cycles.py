@@ -35,6 +35,7 @@ class CycleTest:
         self._largest: list[Table] = []
         self._former: list[Table] = []
         self._repeats: Mask | None = None
+        self._tried: Mask | None = None
 
     def due(self, end: int) -> bool:
         """Whether a block of steps that ends there has to be observed."""
@@ -62,14 +63,19 @@ class CycleTest:
             repeats = np.all([c <= limit for c, limit in zip(since, tolerance(self._sizes), strict=True)], 0)
             if record.first == self._start:
                 repeats[0] = False  # a lag of one is the residual itself
+            proposals = record.proposals()
+            if proposals is not None:  # trials that fail come back to the same states, and have large residuals
+                self._tried = proposals.any(0) if self._tried is None else self._tried | proposals.any(0)
             self._repeats = repeats if self._repeats is None else np.concatenate([self._repeats, repeats])
             if end - self._start == LONGEST_PERIOD:
                 # In units of the tolerance, so that a leaf which is large and only rounds hides no other.
                 limits = tolerance(self._sizes)
                 largest, former = (_in_units(x, limits) for x in (self._largest, self._former))
                 result = self._repeats.any(0) & (largest >= _NOT_SHRINKING * former)
+                if self._tried is not None:
+                    result &= ~self._tried
                 self._former, self._start = self._largest, None
-                self._kept, self._sizes, self._largest, self._repeats = [], [], [], None
+                self._kept, self._sizes, self._largest, self._repeats, self._tried = [], [], [], None, None
         if end == self._opens:
             self._start, self._kept = end, record.after[-1]
             self._sizes = [to_host(row_rms(self._kept[i])) for i in record.measured]
@@ -82,6 +88,7 @@ class CycleTest:
         self._largest = [largest[positions] for largest in self._largest]
         self._former = [former[positions] for former in self._former]
         self._repeats = None if self._repeats is None else self._repeats[:, positions]
+        self._tried = None if self._tried is None else self._tried[positions]
 
 
 def _in_units(changes: list[Table], units: list[Table]) -> Table:
