@@ -13,6 +13,7 @@ from homeostat.engine.forward.record import Record, to_host
 from homeostat.engine.forward.safeguard import PERIOD, Safeguard
 from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.nest import select
+from homeostat.engine.norms import residuals
 from homeostat.engine.problem import Problem
 
 
@@ -50,6 +51,7 @@ class AcceleratedStepper(Stepper):
         self.history: History | None = None
         """Made when the first trial begins."""
         self._anchor: list[Tensor] | None = None
+        self._anchor_residual: Tensor | None = None
         self._residual: Tensor | None = None  # of the step before, and the value that belongs to it
         self._value: Tensor | None = None
         self._norms: list[Tensor] = []  # of the residuals since the last decision
@@ -64,12 +66,12 @@ class AcceleratedStepper(Stepper):
         value = new if self._damping == 1 else torch.lerp(old, new, self._damping)
         with torch.no_grad():
             norm = torch.linalg.vector_norm(residual, dim=1)
-            record.add(state, after, [norm] if packing.plain else None, guard.trial if guard.trials else None)
+            record.add(state, after, [norm] if packing.plain else None, guard.away if guard.away.any() else None)
             self._norms.append(norm)
             if guard.trials < len(residual) and self.taken % PERIOD != 1:
                 assert self._residual is not None
                 self._products.append((residual * self._residual).sum(1))
-            restored = self._review(residual, value, after) if self.taken % PERIOD == 0 else None
+        restored = self._review(residual, value, after) if self.taken % PERIOD == 0 else None
         proposal = value
         if guard.trials:
             assert self.history is not None
@@ -98,18 +100,33 @@ class AcceleratedStepper(Stepper):
         if (verdict.begin | verdict.advance).any():
             plain = self.packing.unpack(value, after)
             moved = torch.from_numpy(verdict.begin | verdict.advance).to(device)
-            self._anchor = plain if self._anchor is None else _where(moved, plain, self._anchor)
+            with torch.no_grad():
+                relative = residuals(*([leaves[i] for i in self.measured] for leaves in (self.state, after)))[2]
+            if self._anchor is None:
+                self._anchor, self._anchor_residual = plain, relative
+            else:
+                assert self._anchor_residual is not None
+                self._anchor = _where(moved, plain, self._anchor)
+                self._anchor_residual = torch.where(moved, relative, self._anchor_residual)
         if verdict.begin.any():
             if self.history is None:
                 self.history = self._make_history(residual)
             self.history.forget(np.flatnonzero(verdict.begin))
         return torch.from_numpy(verdict.restore).to(device) if verdict.restore.any() else None
 
+    def anchors(self, index: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Where some rows would go back to: the leaves, and their relative residuals."""
+        assert self._anchor is not None
+        assert self._anchor_residual is not None
+        return select(self._anchor, self.problem.layout, index), self._anchor_residual[index]
+
     def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
         """See `Stepper.keep`."""
         super().keep(positions, index)
         self._anchor = None if self._anchor is None else select(self._anchor, self.problem.layout, index)
-        self._residual, self._value = (None if x is None else x[index] for x in (self._residual, self._value))
+        self._residual, self._value, self._anchor_residual = (
+            None if x is None else x[index] for x in (self._residual, self._value, self._anchor_residual)
+        )
         self._norms, self._products = [x[index] for x in self._norms], [x[index] for x in self._products]
         self._safeguard.keep(positions)
         self._gate = None if self._gate is None else self._gate[index]

@@ -12,7 +12,7 @@ from homeostat.engine.forward.anderson import TruncatedGramSchmidt
 from homeostat.engine.forward.broyden import BroydenUpdates, InverseEstimate
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
-from homeostat.engine.forward.record import Record
+from homeostat.engine.forward.record import Record, to_host
 from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.forward.stopping import Decision, StopTest
 from homeostat.engine.forward.watch import Observer, Watch
@@ -86,6 +86,12 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
         if decision is None:
             continue
         pieces += _outgoing(problem, record, rows, decision)
+        if decision.lost.any():
+            assert isinstance(stepper, AcceleratedStepper)
+            positions = np.flatnonzero(decision.lost)
+            leaves, relative = stepper.anchors(torch.from_numpy(positions).to(device))
+            pieces.append((rows[positions], leaves))
+            test.residual[rows[positions]] = to_host(relative)
         if inverse is not None:
             inverse.add(rows[decision.finished], np.flatnonzero(decision.finished))
         positions = np.flatnonzero(~decision.finished)
@@ -123,8 +129,9 @@ def _outgoing(
 ) -> list[tuple[NDArray[np.int64], list[Tensor]]]:
     """Leaves of the rows that leave, each from the step at which it was finished."""
     pieces = []
-    for step in np.unique(decision.at[decision.finished]):
-        positions = np.flatnonzero(decision.finished & (decision.at == step))
+    leaving = decision.finished & ~decision.lost
+    for step in np.unique(decision.at[leaving]):
+        positions = np.flatnonzero(leaving & (decision.at == step))
         source = record.origin if step < 0 else record.after[step]
         if len(positions) < len(rows):
             source = select(source, problem.layout, torch.from_numpy(positions).to(source[0].device))

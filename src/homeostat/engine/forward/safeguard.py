@@ -60,7 +60,9 @@ class Safeguard:
         self.trial: Mask = self._mode == _TRIAL
         self.trials = int(self.trial.sum())
         """Number of rows in a trial."""
-        self._settled = self.trials == 0 and not (self._mode == _PROBATION).any()
+        self.away: Mask = self._mode != _PLAIN
+        """Rows that may go back to their anchor."""
+        self._settled = not self.away.any()
 
     def review(self, norms: NDArray[np.floating], products: NDArray[np.floating]) -> Verdict | None:
         """Decide at the end of a period; None where nothing changes for any row.
