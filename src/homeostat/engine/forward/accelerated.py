@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.forward.packing import Packing
-from homeostat.engine.forward.record import Record, to_host
+from homeostat.engine.forward.record import Mask, Record, to_host
 from homeostat.engine.forward.safeguard import PERIOD, Safeguard
 from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.nest import select
@@ -113,6 +113,11 @@ class AcceleratedStepper(Stepper):
                 self.history = self._make_history(residual)
             self.history.forget(np.flatnonzero(verdict.begin))
         return torch.from_numpy(verdict.restore).to(device) if verdict.restore.any() else None
+
+    @property
+    def trial(self) -> Mask:
+        """`(rows,)` bool: rows whose next state is a proposal."""
+        return self._safeguard.trial
 
     def anchors(self, index: Tensor) -> tuple[list[Tensor], Tensor]:
         """Where some rows would go back to: the leaves, and their relative residuals."""

@@ -92,9 +92,16 @@ class InverseEstimate:
         self._pieces: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
 
     def add(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
-        """Keep the estimate of rows that leave: their places among all examples, and in the batch."""
-        updates = self._stepper.history if isinstance(self._stepper, AcceleratedStepper) else None
+        """Keep the estimate of rows that leave: their places among all examples, and in the batch.
+
+        Rows whose last steps were plain have none: their history is fed only where others need one.
+        """
+        if not isinstance(self._stepper, AcceleratedStepper):
+            return
+        updates = self._stepper.history
         if isinstance(updates, BroydenUpdates):
+            in_trial = self._stepper.trial[positions]
+            rows, positions = rows[in_trial], positions[in_trial]
             at = torch.from_numpy(positions).to(updates.u.device)
             self._pieces.append((rows, updates.u[at].detach(), updates.v[at].detach()))
 

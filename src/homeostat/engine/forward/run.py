@@ -66,7 +66,8 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     device = problem.state[0].device
     test = StopTest(stop, problem.state, problem.layout.measured())
     stepper = make_stepper(problem, method)
-    pace = Pace(problem.state, watch.sync_every)
+    # An inverse is kept as it was when its row was finished, so that no step may come after that one.
+    pace = Pace(problem.state, 1 if watch.inverse else watch.sync_every)
     observer = Observer(watch, problem)
     inverse = InverseEstimate(stepper) if watch.inverse else None
     rows = np.arange(problem.rows)
