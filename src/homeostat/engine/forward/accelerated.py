@@ -25,7 +25,7 @@ class History(Protocol):
 
         Args:
             step: number of evaluations so far.
-            residual, former: f(z) - z at this step and at the one before.
+            residual, former: f(z) - z at this step and at the one before, which may be written over.
             value, former_value: the plain next states, z + damping (f(z) - z), at the same steps.
         """
         ...
@@ -77,7 +77,8 @@ class AcceleratedStepper(Stepper):
             assert self.history is not None
             assert self._residual is not None
             assert self._value is not None
-            proposal = self.history.propose(self.taken, residual, self._residual, value, self._value)
+            former, former_value = self._residual, self._value
+            proposal = self.history.propose(self.taken, residual, former, value, former_value)
             if guard.trials < len(residual):
                 assert self._gate is not None
                 proposal = torch.where(self._gate, proposal, value)

@@ -28,7 +28,7 @@ class TruncatedGramSchmidt:
         memory = min(memory, max(unknowns, 1))
         self._memory, self._unknowns = memory, unknowns
         self._functional = functional
-        self._long = memory * unknowns > _LONG
+        self._in_pieces = memory * unknowns > _LONG and not functional
         self._pairs = like.new_zeros(rows, memory, 2 * unknowns)  # Q beside V
         self._sizes = like.new_zeros(rows, memory)  # |q|, or 0 where a slot is not used
         self._weights = like.new_zeros(rows, memory)  # 1 / |q|^2, or 0
@@ -43,14 +43,16 @@ class TruncatedGramSchmidt:
         coefficients = _dots(self._pairs[:, :, : self._unknowns], residual) * weights
         overlap = torch.addcmul(coefficients, self._coefficients, self._others[slot], value=-1)
         both = torch.stack([overlap, coefficients], 1)
-        replace = self._replace_in_pieces if self._long and not self._functional else self._replace
+        replace = self._replace_in_pieces if self._in_pieces else self._replace
         new, explained = replace(slot, both, residual, former, value, former_value)
         direction, partner = new.split(self._unknowns, 1)
         size = torch.linalg.vector_norm(direction, dim=1)
         removed = torch.linalg.vector_norm(overlap * self._sizes, dim=1)
         size = torch.where(size > _INDEPENDENT * removed, size, torch.inf)
-        latest = (direction * residual).sum(1) / size**2
+        latest = _dots(direction[:, None], residual)[:, 0] / size**2
         self._set(slot, size, latest, coefficients)
+        if self._in_pieces:
+            return torch.sub(value, explained, out=explained).addcmul_(partner, latest[:, None], value=-1)
         return torch.addcmul(value - explained, partner, latest[:, None], value=-1)
 
     def _replace(
@@ -72,16 +74,18 @@ class TruncatedGramSchmidt:
     def _replace_in_pieces(
         self, slot: int, both: Tensor, residual: Tensor, former: Tensor, value: Tensor, former_value: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same without copies of long rows: a stretch of unknowns after the other."""
-        explained = torch.empty_like(value)
+        """The same without copies of long rows: a stretch of unknowns after the other.
+
+        `former` is of no use afterwards, and what is explained is written over it.
+        """
         for start in range(0, self._unknowns, _STRETCH):
             at = slice(start, min(start + _STRETCH, self._unknowns))
             beside = slice(at.start + self._unknowns, at.stop + self._unknowns)
             taken = torch.bmm(both[:, :1], self._pairs[:, :, at])[:, 0]
             torch.sub(residual[:, at] - former[:, at], taken, out=self._pairs[:, slot, at])
-            taken, explained[:, at] = torch.bmm(both, self._pairs[:, :, beside]).unbind(1)
+            taken, former[:, at] = torch.bmm(both, self._pairs[:, :, beside]).unbind(1)
             torch.sub(value[:, at] - former_value[:, at], taken, out=self._pairs[:, slot, beside])
-        return self._pairs[:, slot], explained
+        return self._pairs[:, slot], former
 
     def _set(self, slot: int, size: Tensor, latest: Tensor, coefficients: Tensor) -> None:
         used = torch.where(size < torch.inf, size, 0)
@@ -113,6 +117,6 @@ class TruncatedGramSchmidt:
 
 def _dots(matrices: Tensor, vectors: Tensor) -> Tensor:
     """`(rows, m, n), (rows, n) -> (rows, m)`."""
-    if matrices.shape[1] * matrices.shape[2] > _LONG:
+    if matrices[0].numel() > _LONG and not matrices.is_cuda:
         return torch.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
     return torch.bmm(vectors[:, None], matrices.transpose(1, 2))[:, 0]

@@ -65,13 +65,15 @@ class CycleTest:
                 repeats[0] = False  # a lag of one is the residual itself
             proposals = record.proposals()
             if proposals is not None:  # trials that fail come back to the same states, and have large residuals
-                self._tried = proposals.any(0) if self._tried is None else self._tried | proposals.any(0)
-            self._repeats = repeats if self._repeats is None else np.concatenate([self._repeats, repeats])
+                tried: Mask = proposals.any(0)
+                self._tried = tried if self._tried is None else self._tried | tried
+            seen: Mask = np.logical_or.reduce(repeats, axis=0)
+            self._repeats = seen if self._repeats is None else self._repeats | seen
             if end - self._start == LONGEST_PERIOD:
                 # In units of the tolerance, so that a leaf which is large and only rounds hides no other.
                 limits = tolerance(self._sizes)
                 largest, former = (_in_units(x, limits) for x in (self._largest, self._former))
-                result = self._repeats.any(0) & (largest >= _NOT_SHRINKING * former)
+                result = self._repeats & (largest >= _NOT_SHRINKING * former)
                 if self._tried is not None:
                     result &= ~self._tried
                 self._former, self._start = self._largest, None
@@ -87,7 +89,7 @@ class CycleTest:
         self._kept, self._sizes = [leaf[index] for leaf in self._kept], [size[positions] for size in self._sizes]
         self._largest = [largest[positions] for largest in self._largest]
         self._former = [former[positions] for former in self._former]
-        self._repeats = None if self._repeats is None else self._repeats[:, positions]
+        self._repeats = None if self._repeats is None else self._repeats[positions]
         self._tried = None if self._tried is None else self._tried[positions]
 
 

@@ -77,6 +77,7 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
         room = test.room(taken)
         # Without a test nobody looks before the end, unless somebody wants every state.
         count = pace.next(room) if test.tests or observer.active else room
+        record = None  # two blocks of states at once would be one too many
         record = stepper.advance(count, record_all=test.tests or observer.active)
         taken += count
         evaluations += count * len(rows)

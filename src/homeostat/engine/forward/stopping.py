@@ -62,6 +62,7 @@ class StopTest:
         # Where a state is smaller than this, changes of interest could vanish when they are squared.
         self._tiny = max(smallest_trusted(leaf.dtype) for leaf in leaves) / self._floor
         self._huge = min(largest_trusted(leaf.dtype) for leaf in leaves)
+        self._limit = np.maximum(self._rtol, self._floor)  # what counts as near
         self._cycles = CycleTest()
         self._limits = np.broadcast_to(np.asarray(_numbers(stop.max_steps), np.int64), (rows,))
         self._ends = sorted(set(self._limits.tolist()))
@@ -122,12 +123,12 @@ class StopTest:
         The sizes of f(z) are known at the last step alone; before it they were no larger than that and all changes
         together. A NaN is never calm.
         """
-        limit = np.maximum(self._rtol, self._floor)
-        nearest, growth = 0.0, 0.0
+        growth, near = 0.0, []
         for change, size in zip(changes, sizes, strict=True):
-            nearest = np.maximum(nearest, change / (size * limit + self._atol))
+            near.append(change / (size * self._limit + self._atol))
             growth = max(growth, (change.sum(0) / size).max())
-        self.closest = np.min(nearest, axis=1).tolist()
+        nearest = near[0] if len(near) == 1 else np.max(near, 0)
+        self.closest = nearest.min(1).tolist()
         smallest, largest = min(s.min() for s in sizes), max(s.max() for s in sizes) * (1 + growth)
         ordinary = bool(smallest >= self._tiny and largest <= self._huge)  # False for a NaN
         calm = (
@@ -206,6 +207,7 @@ class StopTest:
         """Drop the rows that left; `positions` and `index` both say where those are that stay."""
         self._best, self._low, self._quiet = self._best[positions], self._low[positions], self._quiet[positions]
         self._rtol, self._tested = self._rtol[positions], self._tested[positions]
+        self._limit = self._limit[positions]
         self._limits = self._limits[positions]
         self._floored = bool(np.isfinite(np.minimum(self._best, self._low)).any())
         self._cycles.keep(positions, index)
