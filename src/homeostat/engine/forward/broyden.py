@@ -22,11 +22,11 @@ class BroydenUpdates:
     used up its memory starts again with none. Room grows as it is used.
     """
 
-    def __init__(self, like: Tensor, memory: int, *, functional: bool) -> None:
-        """Room for rows and unknowns as `like` has them; `functional`: write nothing in place, a graph may hold it."""
+    def __init__(self, like: Tensor, memory: int, *, noise: float, functional: bool) -> None:
+        """Room for rows and unknowns as `like` has them; see `TruncatedGramSchmidt` for `noise` and `functional`."""
         rows, unknowns = like.shape
         self._memory = memory
-        self._functional = functional
+        self._noise, self._functional = noise, functional
         room = min(memory, _FIRST_ROOM)
         self.u, self.v = like.new_zeros(rows, room, unknowns), like.new_zeros(rows, room, unknowns)
         self._used = np.zeros(rows, np.int64)
@@ -40,10 +40,9 @@ class BroydenUpdates:
         applied, applied_moved = (_apply(both, self.v, self.u) - both).unbind(1)
         v = _apply(moved[:, None], self.u, self.v)[:, 0] - moved
         denominator = (v * moved_residual).sum(1, keepdim=True)
-        scale = torch.linalg.vector_norm(v, dim=1, keepdim=True) * torch.linalg.vector_norm(
-            moved_residual, dim=1, keepdim=True
-        )
-        regular = denominator.abs() > _REGULAR * scale
+        size = torch.linalg.vector_norm(moved_residual, dim=1, keepdim=True)
+        regular = denominator.abs() > _REGULAR * size * torch.linalg.vector_norm(v, dim=1, keepdim=True)
+        regular &= size > self._noise * torch.linalg.vector_norm(value, dim=1, keepdim=True)
         u = torch.where(regular, (moved - applied_moved) / torch.where(regular, denominator, 1), 0)
         v = torch.where(regular, v, 0)
         self._append(u, v)

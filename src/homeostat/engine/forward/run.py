@@ -18,10 +18,13 @@ from homeostat.engine.forward.stopping import Decision, StopTest
 from homeostat.engine.forward.watch import Observer, Watch
 from homeostat.engine.methods import Anderson, Broyden, Method, Picard
 from homeostat.engine.nest import merge_rows, select
-from homeostat.engine.norms import finite_rows
+from homeostat.engine.norms import finite_rows, noise_floor
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
+
+# Two values of a map that should be the same differ by about one unit in the last place.
+_NOISE_UNITS = 2
 
 
 @dataclass(frozen=True)
@@ -115,15 +118,18 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
 def make_stepper(problem: Problem, method: Method) -> Stepper:
     """The method at work on a problem."""
     graphed = torch.is_grad_enabled()
+    noise = noise_floor([problem.state[i] for i in problem.layout.measured()], _NOISE_UNITS)
     match method:
         case Picard():
             return PicardStepper(problem, method)
-        case Anderson():
+        case Anderson(memory, damping):
             return AcceleratedStepper(
-                problem, method.damping, lambda x: TruncatedGramSchmidt(x, method.memory, functional=graphed)
+                problem, damping, lambda x: TruncatedGramSchmidt(x, memory, noise=noise, functional=graphed)
             )
-        case Broyden():
-            return AcceleratedStepper(problem, 1.0, lambda x: BroydenUpdates(x, method.memory, functional=graphed))
+        case Broyden(memory):
+            return AcceleratedStepper(
+                problem, 1.0, lambda x: BroydenUpdates(x, memory, noise=noise, functional=graphed)
+            )
 
 
 def _outgoing(
