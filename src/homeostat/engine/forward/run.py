@@ -90,13 +90,14 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
         pace.observe(test.closest)
         if decision is None:
             continue
-        pieces += _outgoing(problem, record, rows, decision)
-        if decision.lost.any():
+        lost = _lost(stepper, test, record, rows, decision)
+        pieces += _outgoing(problem, record, rows, decision, decision.finished & ~lost)
+        if lost.any():
             assert isinstance(stepper, AcceleratedStepper)
-            positions = np.flatnonzero(decision.lost)
-            leaves, relative = stepper.anchors(torch.from_numpy(positions).to(device))
-            pieces.append((rows[positions], leaves))
-            test.residual[rows[positions]] = to_host(relative)
+            leaves, relative = stepper.anchors(torch.from_numpy(np.flatnonzero(lost)).to(device))
+            pieces.append((rows[lost], leaves))
+            known = test.status[rows] == Status.MAX_STEPS  # a row that diverged has the residual of that step
+            test.residual[rows[lost & known]] = to_host(relative)[known[lost]]
         if inverse is not None:
             inverse.add(rows[decision.finished], np.flatnonzero(decision.finished))
         positions = np.flatnonzero(~decision.finished)
@@ -132,12 +133,27 @@ def make_stepper(problem: Problem, method: Method) -> Stepper:
             )
 
 
+def _lost(
+    stepper: Stepper, test: StopTest, record: Record, rows: NDArray[np.int64], decision: Decision
+) -> NDArray[np.bool_]:
+    """Rows that would leave with what a trial made that is not finite; they leave with where the trial began."""
+    lost = decision.finished & ~np.isfinite(test.residual[rows])
+    # Rows without a tolerance that diverged are left as they are.
+    lost &= (decision.at < decision.last) | (test.status[rows] == Status.MAX_STEPS)
+    if isinstance(stepper, AcceleratedStepper):
+        for position in np.flatnonzero(lost):
+            step = decision.at[position]
+            leaves = record.origin if step < 0 else record.after[step]
+            lost[position] = not all(bool(torch.isfinite(leaves[i][position]).all()) for i in stepper.measured)
+        return lost
+    return np.zeros_like(lost)
+
+
 def _outgoing(
-    problem: Problem, record: Record, rows: NDArray[np.int64], decision: Decision
+    problem: Problem, record: Record, rows: NDArray[np.int64], decision: Decision, leaving: NDArray[np.bool_]
 ) -> list[tuple[NDArray[np.int64], list[Tensor]]]:
-    """Leaves of the rows that leave, each from the step at which it was finished."""
+    """Leaves of the rows `leaving`, each from the step at which it was finished."""
     pieces = []
-    leaving = decision.finished & ~decision.lost
     for step in np.unique(decision.at[leaving]):
         positions = np.flatnonzero(leaving & (decision.at == step))
         source = record.origin if step < 0 else record.after[step]

@@ -37,8 +37,6 @@ class Decision(NamedTuple):
     """At which step of the record, from 0, the state that is returned was made; -1 is the f(z) before the record."""
     last: NDArray[np.int64]
     """At which step each was finished: one later where it diverged and keeps the f(z) before."""
-    lost: Mask
-    """Its steps were used up in a trial whose f(z) is not finite; what is returned is where the trial began."""
 
     def ended(self, steps: int) -> NDArray[np.int64]:
         """Of `steps` steps, how many count for each row."""
@@ -161,9 +159,9 @@ class StopTest:
         ratios = [np.where(c == 0, 0.0, c / s) for c, s in zip(changes, sizes, strict=True)]
         relative = np.max(ratios, 0)
         diverged = np.any([~(s <= b) for s, b in zip(sizes, self._bounds, strict=True)], 0)
-        outside, proposals = diverged, record.proposals()
+        proposals = record.proposals()
         if proposals is not None:
-            diverged = diverged & ~proposals
+            diverged &= ~proposals
         at = np.full(len(rows), steps - 1)
         status = np.full(len(rows), Status.MAX_STEPS, np.int8)
         over = self._limits == end
@@ -186,8 +184,7 @@ class StopTest:
         self.residual[done] = relative[at, everyone][over]
         self.status[done] = status[over]
         # A row that takes all of its steps untested is returned as it is.
-        lost = over & (outside & ~diverged)[at, everyone]
-        return Decision(over, at + skipped - (gone & self._tested & self.tests), at + skipped, lost)
+        return Decision(over, at + skipped - (gone & self._tested & self.tests), at + skipped)
 
     def _stalled(self, relative: Table, end: int) -> Mask:
         reached = relative <= self._floor
