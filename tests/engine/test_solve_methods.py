@@ -73,6 +73,13 @@ def tanh_map(gain: float):
     return lambda z, c: torch.tanh(z @ weight.to(z.dtype).T + c), torch.zeros(6, 16, dtype=F64), 0.1 * shift
 
 
+def slow_map():
+    """tanh near its linear part, with slow modes of all rates up to 0.995."""
+    basis = torch.linalg.qr(random(17, 16, 16))[0]
+    weight = basis @ torch.diag(torch.linspace(0.5, 0.995, 16, dtype=F64)) @ basis.T
+    return lambda z, c: torch.tanh(z @ weight + c), torch.zeros(6, 16, dtype=F64), 1e-3 * random(18, 6, 16)
+
+
 def conv_map(gain: float):
     kernel, picture = random(5, 3, 3, 3, 3), random(6, 4, 3, 7, 7)
     kernel = gain * kernel / kernel.abs().sum((1, 2, 3)).max()
@@ -80,7 +87,7 @@ def conv_map(gain: float):
 
 
 @pytest.mark.parametrize("method", ACCELERATED, ids=str)
-@pytest.mark.parametrize("case", [tanh_map(0.9), tanh_map(0.999), conv_map(0.98)], ids=["tanh", "slow tanh", "conv"])
+@pytest.mark.parametrize("case", [tanh_map(0.9), slow_map(), conv_map(0.98)], ids=["tanh", "slow tanh", "conv"])
 def test_nonlinear_maps_reach_the_end_of_a_long_plain_loop(case, method):
     step, start, context = case
     z = start
@@ -200,13 +207,14 @@ def test_a_shift_takes_about_as_many_steps_as_in_the_plain_loop(length, method):
     torch.testing.assert_close(solution.state, entry.expand(2, length), rtol=1e-7, atol=0)
 
 
-@pytest.mark.parametrize("method", ACCELERATED[:2] + ACCELERATED[3:], ids=str)
+@pytest.mark.parametrize("method", [Anderson(), Anderson(memory=3), Broyden()], ids=str)
 def test_a_slow_map_is_really_accelerated(method):
-    step, start, context = tanh_map(0.999)
+    step, start, context = slow_map()
     plain = hs.solve(step, start, context, method=Picard(), stop=Stop(1e-9, 0.0, 9000))
     fast = hs.solve(step, start, context, method=method, stop=Stop(1e-9, 0.0, 9000))
-    assert plain.steps.max() > 100  # otherwise this test shows nothing
-    assert 2 * int(fast.steps.sum()) < int(plain.steps.sum())
+    assert plain.steps.min() > 1000
+    assert fast.steps.max() < 1000
+    assert fast.steps.median() < 300
 
 
 def test_one_unknown_is_solved_as_fast_as_by_the_secant_method():
@@ -325,11 +333,12 @@ def capped(z, c):
 
 @pytest.mark.parametrize("method", ACCELERATED, ids=str)
 def test_rows_that_blow_up_under_extrapolation_fall_back_and_converge(method):
-    plain = hs.solve(capped, torch.zeros(3, 2), method=Picard())
+    damping = getattr(method, "damping", 1.0)
+    plain = hs.solve(capped, torch.zeros(3, 2), method=Picard(damping=damping))
     solution = hs.solve(capped, torch.zeros(3, 2), method=method, trace=True)
     assert bool(solution.trace.isnan()[:, : int(solution.steps.min())].any())  # otherwise this test shows nothing
     assert (solution.status == Status.CONVERGED).all()
-    assert torch.equal(solution.state, torch.full((3, 2), 10.0))
+    torch.testing.assert_close(solution.state, torch.full((3, 2), 10.0), rtol=1e-3, atol=0)
     assert (solution.steps <= 1.5 * plain.steps + 5).all()
 
 
@@ -387,20 +396,36 @@ def test_where_the_plain_loop_converges_on_a_piecewise_map_so_does_acceleration(
 # Maps without a fixed point, or with one that repels
 
 
-@pytest.mark.parametrize("method", ACCELERATED, ids=str)
+@pytest.mark.parametrize("method", [*METHODS, *ACCELERATED[1:]], ids=str)
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_a_map_without_a_fixed_point_does_not_converge(method, dtype):
-    start = torch.zeros(2, 3, dtype=dtype)
-    solution = hs.solve(lambda z, _: z + 1, start, method=method, stop=Stop(1e-6, 0.0, 200))
+    # Residuals of z + c are all the same but for rounding: nothing may be extrapolated from that.
+    start, shift = random(19, 50, 3).to(dtype), random(20, 50, 3).to(dtype)
+    solution = hs.solve(lambda z, c: z + c, start, shift, method=method, stop=Stop(1e-5, 0.0, 200))
     assert set(solution.status.tolist()) <= {Status.MAX_STEPS, Status.DIVERGED}
     assert solution.state.isfinite().all()
+    ones = hs.solve(lambda z, _: z + 1, torch.zeros(2, 3, dtype=dtype), method=method, stop=Stop(1e-5, 0.0, 200))
+    assert ones.status.tolist() == [Status.MAX_STEPS] * 2
+
+
+@pytest.mark.parametrize("method", [Anderson(), Anderson(memory=2), Broyden()], ids=str)
+def test_a_drift_that_a_matrix_product_computes_does_not_converge(method):
+    # One eigenvalue is 1 and the shift has a part along it; the others die out, and rounding is left.
+    basis = torch.linalg.qr(random(21, 24, 24))[0]
+    rate = torch.linspace(0, 0.8, 24, dtype=F64)
+    rate[-1] = 1
+    matrix = (basis @ torch.diag(rate) @ basis.T).float()
+    shift = random(22, 100, 24).float()
+    solution = hs.solve(lambda z, b: z @ matrix + b, torch.zeros(100, 24), shift, method=method, stop=Stop(1e-5))
+    assert (solution.status != Status.CONVERGED).all()
 
 
 @pytest.mark.parametrize("method", [*METHODS, *ACCELERATED], ids=str)
 def test_a_map_that_diverges_keeps_a_finite_state(method):
     # Residuals grow from the first step on, so that nothing is extrapolated: all methods take the plain steps.
     solution = hs.solve(lambda z, _: 2 * z + 1, torch.ones(2, 3), method=method)
-    plain = hs.solve(lambda z, _: 2 * z + 1, torch.ones(2, 3), method=Picard())
+    damping = getattr(method, "damping", 1.0)
+    plain = hs.solve(lambda z, _: 2 * z + 1, torch.ones(2, 3), method=Picard(damping=damping))
     assert solution.status.tolist() == [Status.DIVERGED] * 2
     assert solution.state.isfinite().all()
     assert torch.equal(solution.steps, plain.steps)

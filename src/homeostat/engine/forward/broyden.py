@@ -41,8 +41,8 @@ class BroydenUpdates:
         v = _apply(moved[:, None], self.u, self.v)[:, 0] - moved
         denominator = (v * moved_residual).sum(1, keepdim=True)
         size = torch.linalg.vector_norm(moved_residual, dim=1, keepdim=True)
-        regular = denominator.abs() > _REGULAR * size * torch.linalg.vector_norm(v, dim=1, keepdim=True)
-        regular &= size > self._noise * torch.linalg.vector_norm(value, dim=1, keepdim=True)
+        least = torch.maximum(_REGULAR * size, self._noise * torch.linalg.vector_norm(value, dim=1, keepdim=True))
+        regular = denominator.abs() > least * torch.linalg.vector_norm(v, dim=1, keepdim=True)
         u = torch.where(regular, (moved - applied_moved) / torch.where(regular, denominator, 1), 0)
         v = torch.where(regular, v, 0)
         self._append(u, v)
