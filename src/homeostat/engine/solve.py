@@ -128,7 +128,7 @@ def resolvable(stop: Stop, problem: Problem) -> Stop:
     dtypes = {problem.state[i].dtype for i in problem.layout.measured()}
     coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
     finest = _FINEST * torch.finfo(coarsest).eps
-    rtol = torch.as_tensor(stop.rtol)
+    rtol = torch.as_tensor(stop.rtol, dtype=torch.float64)
     too_fine = (rtol > 0) & (rtol < finest)
     if not bool(too_fine.any()):
         return stop

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from homeostat.engine.forward.dots import dots
 from homeostat.engine.forward.packing import Packing
-from homeostat.engine.forward.record import Record, to_host
+from homeostat.engine.forward.record import Mask, Record, to_host
 from homeostat.engine.forward.safeguard import PERIOD, Safeguard
 from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.nest import append, select, zero_rows
+from homeostat.engine.norms import residuals
 from homeostat.engine.problem import Problem
 
 
@@ -59,6 +60,7 @@ class AcceleratedStepper(Stepper):
         self.history: History | None = None
         """Made when the first trial begins."""
         self._anchor: list[Tensor] | None = None
+        self._anchor_residual: Tensor | None = None
         self._restored: Tensor | None = None  # rows that go back to their anchor now, (rows,)
         # f(z) - z and the plain next state, of the latest step and of the one before.
         self._residual: Tensor | None = None
@@ -90,12 +92,12 @@ class AcceleratedStepper(Stepper):
         self._residual, self._value, self.last, self._state = residual, value, after, None
         with torch.no_grad():
             norm = torch.linalg.vector_norm(residual, dim=1)
-            record.add(state, after, [norm] if self.packing.plain else None, guard.trial if guard.trials else None)
+            record.add(state, after, [norm] if self.packing.plain else None, None if guard.settled else guard.away)
             self._norms.append(norm)
             if guard.trials < len(residual) and self.taken % PERIOD != 1:
                 assert self._former is not None
                 self._products.append(dots(self._former[:, None], residual)[:, 0])
-            self._restored = self._review(residual, value, after) if self.taken % PERIOD == 0 else None
+        self._restored = self._review(residual, value, state, after) if self.taken % PERIOD == 0 else None
 
     def _next_state(self) -> list[Tensor]:
         guard, residual, value, after = self._safeguard, self._residual, self._value, self.last
@@ -119,7 +121,7 @@ class AcceleratedStepper(Stepper):
         assert self._anchor is not None
         return _where(restored, self._anchor, state)
 
-    def _review(self, residual: Tensor, value: Tensor, after: list[Tensor]) -> Tensor | None:
+    def _review(self, residual: Tensor, value: Tensor, before: list[Tensor], after: list[Tensor]) -> Tensor | None:
         """Let the safeguard decide at the end of a period; returns the rows that go back to their anchor."""
         guard, count = self._safeguard, len(self._norms)
         numbers = to_host(torch.stack([*self._norms, *self._products]))
@@ -132,12 +134,30 @@ class AcceleratedStepper(Stepper):
         if (verdict.begin | verdict.advance).any():
             plain = self.packing.unpack(value, after)
             moved = torch.from_numpy(verdict.begin | verdict.advance).to(device)
-            self._anchor = plain if self._anchor is None else _where(moved, plain, self._anchor)
+            with torch.no_grad():
+                relative = residuals(*([leaves[i] for i in self.measured] for leaves in (before, after)))[2]
+            if self._anchor is None:
+                self._anchor, self._anchor_residual = plain, relative
+            else:
+                assert self._anchor_residual is not None
+                self._anchor = _where(moved, plain, self._anchor)
+                self._anchor_residual = torch.where(moved, relative, self._anchor_residual)
         if verdict.begin.any():
             if self.history is None:
                 self.history = self._make_history(residual)
             self.history.forget(np.flatnonzero(verdict.begin))
         return torch.from_numpy(verdict.restore).to(device) if verdict.restore.any() else None
+
+    @property
+    def trial(self) -> Mask:
+        """`(rows,)` bool: rows whose next state is a proposal."""
+        return self._safeguard.trial
+
+    def anchors(self, index: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Where some rows would go back to: the leaves, and their relative residuals."""
+        assert self._anchor is not None
+        assert self._anchor_residual is not None
+        return select(self._anchor, self.problem.layout, index), self._anchor_residual[index]
 
     def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
         """See `Stepper.keep`."""
@@ -146,6 +166,7 @@ class AcceleratedStepper(Stepper):
         self.last = select(self.last, layout, index)
         self._state = None if self._state is None else select(self._state, layout, index)
         self._anchor = None if self._anchor is None else select(self._anchor, layout, index)
+        self._anchor_residual = None if self._anchor_residual is None else self._anchor_residual[index]
         self._residual, self._value, self._former, self._former_value, self._restored, self._gate = (
             None if x is None else x[index]
             for x in (self._residual, self._value, self._former, self._former_value, self._restored, self._gate)
@@ -165,6 +186,7 @@ class AcceleratedStepper(Stepper):
         count = newcomers.rows
         if self._anchor is not None:
             self._anchor = append([self._anchor, newcomers.state], self.problem.layout)
+        self._anchor_residual = None if self._anchor_residual is None else zero_rows(self._anchor_residual, count)
         self._residual, self._value = (
             None if x is None else zero_rows(x, count) for x in (self._residual, self._value)
         )

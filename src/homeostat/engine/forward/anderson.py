@@ -24,11 +24,21 @@ class TruncatedGramSchmidt:
     symmetric matrix nothing is lost by that (Tang, Xu, He, Saad, Xi, arXiv 2403.14961).
     """
 
-    def __init__(self, like: Tensor, memory: int, *, functional: bool) -> None:
-        """Room for rows and unknowns as `like` has them; `functional`: write nothing in place, a graph may hold it."""
+    def __init__(self, like: Tensor, memory: int, *, noise: float, functional: bool) -> None:
+        """Room for rows and unknowns as `like` has them.
+
+        Args:
+            like: `(rows, unknowns)`.
+            memory: most differences that are kept.
+            noise: differences of the residual below this share of the value can be rounding alone, and are not used: a
+                map without a fixed point, z + 1, has no others, and would be extrapolated to where 1 is small.
+            functional: write nothing in place, a graph may hold it.
+        """
         rows, unknowns = like.shape
+        # More differences than unknowns depend on one another, and the new one would be left out for the old ones.
+        memory = min(memory, max(unknowns, 1))
         self._memory, self._unknowns = memory, unknowns
-        self._functional = functional
+        self._noise, self._functional = noise, functional
         self._in_pieces = memory * unknowns > _LONG and not functional
         self._pairs = like.new_zeros(rows, memory, 2 * unknowns)  # Q beside V
         self._sizes = like.new_zeros(rows, memory)  # |q|, or 0 where a slot is not used
@@ -49,7 +59,8 @@ class TruncatedGramSchmidt:
         direction, partner = new.split(self._unknowns, 1)
         size = torch.linalg.vector_norm(direction, dim=1)
         removed = torch.linalg.vector_norm(overlap * self._sizes, dim=1)
-        size = torch.where(size > _INDEPENDENT * removed, size, torch.inf)
+        least = torch.maximum(_INDEPENDENT * removed, self._noise * torch.linalg.vector_norm(value, dim=1))
+        size = torch.where(size > least, size, torch.inf)
         latest = dots(direction[:, None], residual)[:, 0] / size**2
         self._set(slot, size, latest, coefficients)
         if self._in_pieces:

@@ -23,11 +23,11 @@ class BroydenUpdates:
     used up its memory starts again with none. Room grows as it is used.
     """
 
-    def __init__(self, like: Tensor, memory: int, *, functional: bool) -> None:
-        """Room for rows and unknowns as `like` has them; `functional`: write nothing in place, a graph may hold it."""
+    def __init__(self, like: Tensor, memory: int, *, noise: float, functional: bool) -> None:
+        """Room for rows and unknowns as `like` has them; see `TruncatedGramSchmidt` for `noise` and `functional`."""
         rows, unknowns = like.shape
         self._memory = memory
-        self._functional = functional
+        self._noise, self._functional = noise, functional
         room = min(memory, _FIRST_ROOM)
         self.u, self.v = like.new_zeros(rows, room, unknowns), like.new_zeros(rows, room, unknowns)
         self._used = np.zeros(rows, np.int64)
@@ -41,10 +41,9 @@ class BroydenUpdates:
         applied, applied_moved = (_apply(both, self.v, self.u) - both).unbind(1)
         v = _apply(moved[:, None], self.u, self.v)[:, 0] - moved
         denominator = (v * moved_residual).sum(1, keepdim=True)
-        scale = torch.linalg.vector_norm(v, dim=1, keepdim=True) * torch.linalg.vector_norm(
-            moved_residual, dim=1, keepdim=True
-        )
-        regular = denominator.abs() > _REGULAR * scale
+        size = torch.linalg.vector_norm(moved_residual, dim=1, keepdim=True)
+        least = torch.maximum(_REGULAR * size, self._noise * torch.linalg.vector_norm(value, dim=1, keepdim=True))
+        regular = denominator.abs() > least * torch.linalg.vector_norm(v, dim=1, keepdim=True)
         u = torch.where(regular, (moved - applied_moved) / torch.where(regular, denominator, 1), 0)
         v = torch.where(regular, v, 0)
         self._append(u, v)
@@ -98,9 +97,16 @@ class InverseEstimate:
         self._pieces: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
 
     def add(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
-        """Keep the estimate of rows that leave: their places among all examples, and in the batch."""
-        updates = self._stepper.history if isinstance(self._stepper, AcceleratedStepper) else None
+        """Keep the estimate of rows that leave: their places among all examples, and in the batch.
+
+        Rows whose last steps were plain have none: their history is fed only where others need one.
+        """
+        if not isinstance(self._stepper, AcceleratedStepper):
+            return
+        updates = self._stepper.history
         if isinstance(updates, BroydenUpdates):
+            in_trial = self._stepper.trial[positions]
+            rows, positions = rows[in_trial], positions[in_trial]
             at = torch.from_numpy(positions).to(updates.u.device)
             self._pieces.append((rows, updates.u[at].detach(), updates.v[at].detach()))
 

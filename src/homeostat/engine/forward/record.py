@@ -39,7 +39,7 @@ class Record:
     lengths: list[Tensor] = field(default_factory=list)
     """Euclidean norms of f(z) - z, `(rows,)`: one for each step and measured leaf, step by step."""
     proposed: list[Mask | None] = field(default_factory=list)
-    """Step by step, rows whose z was a proposal that is taken back if f(z) is not finite; None where there are none."""
+    """Step by step, rows in a trial that is taken back if f(z) is not finite; None where there are none."""
 
     @property
     def steps(self) -> int:

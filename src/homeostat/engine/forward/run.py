@@ -12,16 +12,19 @@ from homeostat.engine.forward.anderson import TruncatedGramSchmidt
 from homeostat.engine.forward.broyden import BroydenUpdates, InverseEstimate
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
-from homeostat.engine.forward.record import Record
+from homeostat.engine.forward.record import Record, to_host
 from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.forward.stopping import Decision, StopTest
 from homeostat.engine.forward.watch import Observer, Watch
 from homeostat.engine.methods import Anderson, Broyden, Method, Picard
 from homeostat.engine.nest import merge_rows, select
-from homeostat.engine.norms import finite_rows
+from homeostat.engine.norms import finite_rows, noise_floor
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
+
+# Two values of a map that should be the same differ by one or two units in the last place.
+_NOISE_UNITS = 4
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     device = problem.state[0].device
     test = StopTest(stop, problem.state, problem.layout.measured())
     stepper = make_stepper(problem, method)
-    pace = Pace(problem.state, watch.sync_every)
+    # An inverse is kept as it was when its row was finished, so that no step may come after that one.
+    pace = Pace(problem.state, 1 if watch.inverse else watch.sync_every)
     observer = Observer(watch, problem)
     inverse = InverseEstimate(stepper) if watch.inverse else None
     rows = np.arange(problem.rows)
@@ -86,7 +90,14 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
         pace.observe(test.closest)
         if decision is None:
             continue
-        pieces += _outgoing(problem, record, rows, decision)
+        lost = _lost(stepper, test, record, rows, decision)
+        pieces += _outgoing(problem, record, rows, decision, decision.finished & ~lost)
+        if lost.any():
+            assert isinstance(stepper, AcceleratedStepper)
+            leaves, relative = stepper.anchors(torch.from_numpy(np.flatnonzero(lost)).to(device))
+            pieces.append((rows[lost], leaves))
+            known = test.status[rows] == Status.MAX_STEPS  # a row that diverged has the residual of that step
+            test.residual[rows[lost & known]] = to_host(relative)[known[lost]]
         if inverse is not None:
             inverse.add(rows[decision.finished], np.flatnonzero(decision.finished))
         positions = np.flatnonzero(~decision.finished)
@@ -108,24 +119,43 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
 def make_stepper(problem: Problem, method: Method) -> Stepper:
     """The method at work on a problem."""
     graphed = torch.is_grad_enabled()
+    noise = noise_floor([problem.state[i] for i in problem.layout.measured()], _NOISE_UNITS)
     match method:
         case Picard():
             return PicardStepper(problem, method)
-        case Anderson():
+        case Anderson(memory, damping):
             return AcceleratedStepper(
-                problem, method.damping, lambda x: TruncatedGramSchmidt(x, method.memory, functional=graphed)
+                problem, damping, lambda x: TruncatedGramSchmidt(x, memory, noise=noise, functional=graphed)
             )
-        case Broyden():
-            return AcceleratedStepper(problem, 1.0, lambda x: BroydenUpdates(x, method.memory, functional=graphed))
+        case Broyden(memory):
+            return AcceleratedStepper(
+                problem, 1.0, lambda x: BroydenUpdates(x, memory, noise=noise, functional=graphed)
+            )
+
+
+def _lost(
+    stepper: Stepper, test: StopTest, record: Record, rows: NDArray[np.int64], decision: Decision
+) -> NDArray[np.bool_]:
+    """Rows that would leave with what a trial made that is not finite; they leave with where the trial began."""
+    lost = decision.finished & ~np.isfinite(test.residual[rows])
+    # Rows without a tolerance that diverged are left as they are.
+    lost &= (decision.at < decision.last) | (test.status[rows] == Status.MAX_STEPS)
+    if isinstance(stepper, AcceleratedStepper):
+        for position in np.flatnonzero(lost):
+            step = decision.at[position]
+            leaves = record.origin if step < 0 else record.after[step]
+            lost[position] = not all(bool(torch.isfinite(leaves[i][position]).all()) for i in stepper.measured)
+        return lost
+    return np.zeros_like(lost)
 
 
 def _outgoing(
-    problem: Problem, record: Record, rows: NDArray[np.int64], decision: Decision
+    problem: Problem, record: Record, rows: NDArray[np.int64], decision: Decision, leaving: NDArray[np.bool_]
 ) -> list[tuple[NDArray[np.int64], list[Tensor]]]:
-    """Leaves of the rows that leave, each from the step at which it was finished."""
+    """Leaves of the rows `leaving`, each from the step at which it was finished."""
     pieces = []
-    for step in np.unique(decision.at[decision.finished]):
-        positions = np.flatnonzero(decision.finished & (decision.at == step))
+    for step in np.unique(decision.at[leaving]):
+        positions = np.flatnonzero(leaving & (decision.at == step))
         source = record.origin if step < 0 else record.after[step]
         if len(positions) < len(rows):
             source = select(source, problem.layout, torch.from_numpy(positions).to(source[0].device))

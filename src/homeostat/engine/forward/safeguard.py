@@ -60,7 +60,9 @@ class Safeguard:
         self.trial: Mask = self._mode == _TRIAL
         self.trials = int(self.trial.sum())
         """Number of rows in a trial."""
-        self._settled = self.trials == 0 and not (self._mode == _PROBATION).any()
+        self.away: Mask = self._mode != _PLAIN
+        """Rows that may go back to their anchor."""
+        self.settled = not self.away.any()
 
     def review(self, norms: NDArray[np.floating], products: NDArray[np.floating]) -> Verdict | None:
         """Decide at the end of a period; None where nothing changes for any row.
@@ -80,7 +82,7 @@ class Safeguard:
             shrinking = (norms[1:] <= norms[:-1]).all(0) & (now <= self._lowest)
             begin = aligned & shrinking & (self._pause <= 0) & (self._mode == _PLAIN)
             self._lowest = np.where(self._mode == _PLAIN, np.fmin(self._lowest, norms.min(0)), self._lowest)
-        if self._settled and not begin.any():
+        if self.settled and not begin.any():
             self._pause -= PERIOD
             return None
         fell_enough = now <= self._level * np.maximum(self._quotient, _RATE) ** PERIOD

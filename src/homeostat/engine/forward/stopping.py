@@ -103,7 +103,7 @@ class StopTest:
             return None
         if not ordinary and self.tests:
             changes, _ = record.exact_norms()
-        cycling = self._cycles.observe(record, changes, self._within, exact=not ordinary) if self.tests else None
+        cycling = self._cycles.observe(record, changes, self._tolerance, exact=not ordinary) if self.tests else None
         if calm and not ending and cycling is None:
             return None
         skipped = 0
@@ -140,8 +140,10 @@ class StopTest:
         return calm, ordinary
 
     def _within(self, changes: list[Table], sizes: list[Table]) -> Mask:
-        met = [change <= self._atol + self._rtol * size for change, size in zip(changes, sizes, strict=True)]
-        return np.all(met, 0)
+        return np.all([c <= limit for c, limit in zip(changes, self._tolerance(sizes), strict=True)], 0)
+
+    def _tolerance(self, sizes: list[Table]) -> list[Table]:
+        return [self._atol + self._rtol * size for size in sizes]
 
     def _decide(
         self,
