@@ -56,7 +56,7 @@ class TruncatedGramSchmidt:
         both = torch.stack([overlap, coefficients], 1)
         replace = self._replace_in_pieces if self._in_pieces else self._replace
         new, explained = replace(slot, both, residual, former, value, former_value)
-        direction, partner = new.split(self._unknowns, 1)
+        direction, partner = new[:, : self._unknowns], new[:, self._unknowns :]  # of any length, 0 too
         size = torch.linalg.vector_norm(direction, dim=1)
         removed = torch.linalg.vector_norm(overlap * self._sizes, dim=1)
         least = torch.maximum(_INDEPENDENT * removed, self._noise * torch.linalg.vector_norm(value, dim=1))
