@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.functional import refuse_vmap
+from homeostat.engine.backward.functional import is_transformed, refuse_vmap
 from homeostat.engine.backward.implicit import implicit, neumann, shine
 from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
@@ -26,6 +26,7 @@ def solve(
     method: Method = Picard(),  # noqa: B008 - options are frozen values
     stop: Stop = Stop(),  # noqa: B008
     gradient: Gradient = Implicit(),  # noqa: B008
+    compile: bool = False,
 ) -> Solution:
     """Apply `state <- step(state, context)` until each example has converged, and differentiate the result.
 
@@ -42,6 +43,10 @@ def solve(
         gradient: `Implicit()`, `Phantom()`, `OneStep()`, `Neumann()`, `Shine()` or `Unrolled()`. Used where gradients
             are enabled; gradients reach the parameters that `step` closes over, the context, and with `Unrolled` the
             start. The state that is returned is the same with each of them.
+        compile: take steps as compiled graphs, of several steps where the state is small: the same answers to rounding,
+            statuses and steps, in less time where there are many. The first solve with a step compiles, for seconds. A
+            step that PyTorch cannot compile as one graph runs eagerly, with a CompileWarning; `Unrolled`, solves under
+            the transforms of `torch.func`, and all backward passes are eager in any case.
 
     Returns:
         A `Solution`. Its state is the last f(z) of each example, and `residual` was measured on the way to it.
@@ -63,20 +68,23 @@ def solve(
     for name, value, kinds in (("method", method, Method), ("stop", stop, Stop), ("gradient", gradient, Gradient)):
         if not isinstance(value, kinds):
             raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
+    if not isinstance(compile, bool):
+        raise TypeError(f"compile must be True or False, not {compile!r}")
     refuse_vmap()
     problem = Problem.of(step, state, context)
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
         if isinstance(value, Tensor) and len(value) != problem.rows:
             raise ContractError(f"stop.{name} has {len(value)} entries, the state has {problem.rows} rows")
 
+    compile = compile and not is_transformed()
     adjoint: list[Adjoint] = []
     if not torch.is_grad_enabled():
-        found = run(problem, stop, method)
+        found = run(problem, stop, method, compile=compile)
     elif isinstance(gradient, Unrolled):
         found = unrolled(problem, stop, method, gradient)
     else:
         with torch.no_grad():
-            found = run(problem, stop, method)
+            found = run(problem, stop, method, compile=compile)
         match gradient:
             case Implicit():
                 found = implicit(problem, found, gradient, stop, adjoint)

@@ -44,16 +44,16 @@ class Watch:
     sync_every: int | None = None
 
 
-def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) -> Run:
+def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch(), compile: bool = False) -> Run:
     """Iterate; rows that start non-finite, or that may take no step, are left as they are."""
     idle = _rows_that_cannot_start(problem, stop)
     busy = (idle < 0).nonzero().squeeze(1)
     if len(busy) == problem.rows:
-        return _run(problem, stop, method, watch)
+        return _run(problem, stop, method, watch, compile)
     nothing = _run(problem, Stop(max_steps=0), method, watch)
     if not len(busy):
         return replace(nothing, status=idle)
-    part = _run(problem.subset(busy), rows_of(stop, busy), method, watch)
+    part = _run(problem.subset(busy), rows_of(stop, busy), method, watch, compile)
     leaves = merge_rows(problem.state, busy, part.leaves)
     steps, residual, status = (
         whole.index_copy(0, busy, rows)
@@ -62,10 +62,10 @@ def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) ->
     return replace(part, leaves=leaves, steps=steps, residual=residual, status=status)
 
 
-def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
+def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bool = False) -> Run:
     device = problem.state[0].device
     test = StopTest(stop, problem.state, problem.layout.measured())
-    stepper = make_stepper(problem, method)
+    stepper = make_stepper(problem, method, compile)
     pace = Pace(problem.state, watch.sync_every)
     rows = np.arange(problem.rows)
     pieces: list[tuple[NDArray[np.int64], list[Tensor]]] = []
@@ -94,8 +94,15 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     return Run(leaves, steps, residual, status, evaluations)
 
 
-def make_stepper(problem: Problem, method: Method) -> Stepper:
-    """The method at work on a problem."""
+def make_stepper(problem: Problem, method: Method, compile: bool = False) -> Stepper:
+    """The method at work on a problem, with compiled steps if asked for."""
+    if compile:
+        # Not at the top: it brings in PyTorch's compiler, which takes seconds.
+        from homeostat.engine.forward.compiled import CompiledPicardStepper, compile_problem
+
+        if isinstance(method, Picard):
+            return CompiledPicardStepper(problem, method)
+        problem = compile_problem(problem)
     match method:
         case Picard():
             return PicardStepper(problem, method)
