@@ -20,10 +20,10 @@ _CAUTION = 0.5
 class Pace:
     """Chooses block lengths from the residuals so far."""
 
-    def __init__(self, state: list[Tensor], sync_every: int | None) -> None:
+    def __init__(self, state: list[Tensor], sync_every: int | None, block: int = 1) -> None:
         size = sum(leaf.numel() * leaf.element_size() for leaf in state)
         self._most = max(1, min(CHECKPOINT, _BLOCK_BYTES // max(size, 1)))
-        self._fixed = sync_every
+        self._fixed, self._block = sync_every, block
         self._next = 1
         self._former: float | None = None
 
@@ -43,4 +43,5 @@ class Pace:
             left = math.log(max(last, 1.0)) / (math.log(first / last) / steps)
         elif not last > 0:
             left = 1
-        self._next = max(1, int(min(2 * self._next, self._most, _CAUTION * left)))
+        count = max(self._block, int(min(2 * self._next, self._most, _CAUTION * left)))
+        self._next = count - count % self._block

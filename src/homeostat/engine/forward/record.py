@@ -40,8 +40,8 @@ class Record:
     """Euclidean norms of f(z) - z, `(rows,)`: one for each step and measured leaf, step by step."""
     proposed: list[Mask | None] = field(default_factory=list)
     """Step by step, rows whose z was a proposal that is taken back if f(z) is not finite; None where there are none."""
-    norms: Tensor | None = None
-    """`lengths`, and those of the measured leaves of the last f(z), in one tensor, where the method has that."""
+    last_lengths: list[Tensor] | None = None
+    """Norms of the measured leaves of the last f(z), where the method has them."""
 
     @property
     def steps(self) -> int:
@@ -81,10 +81,8 @@ class Record:
         """
         last = self.after[-1]
         # One transfer for everything that the host wants to know.
-        norms = self.norms
-        if norms is None:
-            norms = torch.stack([*self.lengths, *(row_lengths(last[i]) for i in self.measured)])
-        table = to_host(norms)
+        ends = self.last_lengths or [row_lengths(last[i]) for i in self.measured]
+        table = to_host(torch.stack([*self.lengths, *ends]))
         leaves = len(self.measured)
         roots = self._roots()
         changes = [table[k : len(self.lengths) : leaves] * root for k, root in enumerate(roots)]

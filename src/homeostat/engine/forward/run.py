@@ -66,7 +66,7 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
     device = problem.state[0].device
     test = StopTest(stop, problem.state, problem.layout.measured())
     stepper = make_stepper(problem, method, compile)
-    pace = Pace(problem.state, watch.sync_every)
+    pace = Pace(problem.state, watch.sync_every, stepper.block)
     rows = np.arange(problem.rows)
     pieces: list[tuple[NDArray[np.int64], list[Tensor]]] = []
     taken = evaluations = 0
