@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch._dynamo.symbolic_convert import InstructionTranslator
+from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
 from torch.utils import _pytree as pytree
 
 from homeostat.engine.nest import Carry
@@ -29,6 +30,14 @@ class Block(NamedTuple):
     """Step by step, the leaves of the next z."""
     lengths: list[Tensor]
     """Norms `(rows,)`: of f(z) - z for each step and measured leaf, step by step, and then of the last f(z)."""
+
+
+class _Places(NamedTuple):
+    """Where the tensors of a `Block` are among the outputs of a graph."""
+
+    values: list[list[int]]
+    states: list[list[int]]
+    lengths: list[int]
 
 
 def _block(
@@ -88,38 +97,39 @@ class Replay:
     """
 
     def __init__(self, graph: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        self.graph, self.inputs, self.outputs = graph, list(inputs), outputs
+        self._graph, self._inputs, self._outputs = graph, list(inputs), outputs
         self._state: list[Tensor] = []
         self._places: list[list[int]] = []
-        self._spec: pytree.TreeSpec | None = None
-        self._order: list[int] = []
+        self._results = _Places([], [], [])
 
     def learn(self, state: list[Tensor], block: Block) -> bool:
         """Find state and results among the inputs and outputs; False where some result is not from the graph."""
-        flat, self._spec = pytree.tree_flatten(tuple(block))
-        where = {id(x): i for i, x in enumerate(self.outputs)}
-        if any(id(x) not in where for x in flat):
+        where = {id(x): i for i, x in enumerate(self._outputs)}
+        try:
+            values, states = ([[where[id(x)] for x in leaves] for leaves in steps] for steps in block[:2])
+            self._results = _Places(values, states, [where[id(x)] for x in block.lengths])
+        except KeyError:
             return False
-        self._order = [where[id(x)] for x in flat]
-        self._places = [[i for i, x in enumerate(self.inputs) if x is leaf] for leaf in state]
-        self._state = state
-        self.outputs = []
+        self._state, self._places = state, [[i for i, x in enumerate(self._inputs) if x is leaf] for leaf in state]
+        self._outputs = []
         return True
 
     def fits(self, state: list[Tensor]) -> bool:
         """Whether the graph holds for such a state."""
-        return all(
-            new.shape == old.shape and new.stride() == old.stride() for new, old in zip(state, self._state, strict=True)
-        )
+        pairs = zip(state, self._state, strict=True)
+        return all(new.shape == old.shape and new.stride() == old.stride() for new, old in pairs)
 
     def __call__(self, state: list[Tensor]) -> Block:
         """The same steps from another state."""
         for leaf, places in zip(state, self._places, strict=True):
             for i in places:
-                self.inputs[i] = leaf
-        found = self.graph(*self.inputs)
-        assert self._spec is not None
-        return Block(*pytree.tree_unflatten([found[i] for i in self._order], self._spec))
+                self._inputs[i] = leaf
+        found, results = self._graph(*self._inputs), self._results
+        values = [[found[i] for i in leaves] for leaves in results.values]
+        # Plain steps go on from f(z) itself.
+        same = results.states == results.values
+        states = values if same else [[found[i] for i in leaves] for leaves in results.states]
+        return Block(values, states, [found[i] for i in results.lengths])
 
 
 class _Graph:
@@ -167,8 +177,12 @@ class _Graph:
 def _is_pure() -> bool:
     """Whether the step that is being traced does nothing but compute: no counters, no random numbers of Python's."""
     try:
-        tracer = InstructionTranslator.current_tx()
-        return tracer.output.side_effects.is_empty() and not tracer.random_calls
+        output = InstructionTranslator.current_tx().output
+        effects = output.side_effects
+        changed = [x for x in effects.id_to_variable.values() if effects.is_modified(x)]
+        # What the trace made itself, like its lists of results, is no side effect.
+        lasting = [x for x in changed if not isinstance(x.mutation_type, ValueMutationNew | AttributeMutationNew)]
+        return not (lasting or effects.tensor_hooks or effects.save_for_backward or output.random_calls)
     except AttributeError:  # these are PyTorch's internals
         return False
 
@@ -214,7 +228,7 @@ class Graphs:
     def _warn(self, message: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(message, CompileWarning, stacklevel=9)
+            warnings.warn(message, CompileWarning, stacklevel=10)
 
 
 _graphs: WeakKeyDictionary[Any, dict[Any, Graphs]] = WeakKeyDictionary()

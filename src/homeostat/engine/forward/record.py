@@ -97,9 +97,9 @@ class Record:
         """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf; wrong as `changes`, unless `exact`."""
         if exact:
             return [to_host(torch.stack([row_rms(x[i] - kept[i]) for x in self.after])) for i in self.measured]
-        lengths = [row_lengths(x[i] - kept[i]) for x in self.after for i in self.measured]
-        table = to_host(torch.stack(lengths))
-        return [table[k :: len(self.measured)] * root for k, root in enumerate(self._roots())]
+        lags = (torch.stack([x[i] for x in self.after]).sub_(kept[i]) for i in self.measured)
+        lengths = [row_lengths(lag.flatten(0, 1)).view(self.steps, -1) for lag in lags]
+        return [to_host(x) * root for x, root in zip(lengths, self._roots(), strict=True)]
 
     def exact_norms(self) -> tuple[list[Table], list[Table]]:
         """RMS of f(z) - z and of f(z), `(steps, rows)` for each measured leaf, right for every finite value."""
