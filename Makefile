@@ -1,18 +1,21 @@
-# `make demo` trains and audits two models; `make test` runs lint, types and tests. Both set themselves up.
+# `make demo` trains and audits two models; `make test` runs lint, types and tests; `make bench` measures speed and
+# memory beside peers, those in JAX too once `make bench-jax` was run. All of them set themselves up.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
+JAX := .venv-jax
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 
-.PHONY: demo test clean
+.PHONY: demo test bench bench-jax clean
 
 demo: $(READY)
 	$(BIN)/homeostat demo
 
 test: $(DEV_READY)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --doctest-modules src/homeostat tests
@@ -28,5 +31,22 @@ $(DEV_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks
+
+bench-jax: $(JAX)/.ready
+
+# Peers stay out of the main environment.
+$(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	touch $@
+
+$(JAX)/.ready: benchmarks/jax_peers/requirements.txt
+	$(PYTHON) -m venv $(JAX)
+	$(JAX)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/jax_peers/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH) $(JAX)

@@ -3,12 +3,17 @@
 import gc
 import warnings
 import weakref
+from functools import partial
 
 import pytest
 import torch
 
-from homeostat import Implicit, Status, Stop, Unrolled, solve
+import homeostat as hs
+from homeostat import Implicit, Status, Stop, Unrolled
 from homeostat.errors import ConvergenceError, ConvergenceWarning
+
+# The plain loop: what these tests say about steps and states is said of its sequence.
+solve = partial(hs.solve, method=hs.Picard())
 
 F64 = torch.float64
 GRADIENTS = [Implicit(), Unrolled(), Unrolled(last=3)]
@@ -95,7 +100,7 @@ def slow(gradient):
 
 
 def test_an_unconverged_adjoint_warns_and_says_so_on_the_solution():
-    weight, solution = slow(Implicit(stop=Stop(1e-8, 0.0, 20)))
+    weight, solution = slow(Implicit(hs.Picard(), Stop(1e-8, 0.0, 20)))
     assert solution.adjoint is None
     with pytest.warns(ConvergenceWarning, match=r"adjoint solve left 1 of 2 rows unconverged \(1 MAX_STEPS\)"):
         solution.state.sum().backward()
@@ -110,10 +115,10 @@ def test_an_unconverged_adjoint_warns_and_says_so_on_the_solution():
 
 
 def test_an_unconverged_adjoint_raises_or_is_masked_where_asked():
-    _, solution = slow(Implicit(stop=Stop(1e-8, 0.0, 20), on_failure="raise"))
+    _, solution = slow(Implicit(hs.Picard(), Stop(1e-8, 0.0, 20), on_failure="raise"))
     with pytest.raises(ConvergenceError, match="adjoint solve left 1 of 2 rows"):
         solution.state.sum().backward()
-    weight, solution = slow(Implicit(stop=Stop(1e-12, 0.0, 20), on_failure="mask"))
+    weight, solution = slow(Implicit(hs.Picard(), Stop(1e-12, 0.0, 20), on_failure="mask"))
     with pytest.warns(ConvergenceWarning, match="they get no gradient"):
         solution.state.sum().backward()
     # z = 1 / (1 - 0.2 w), three entries of it; the other row is masked.
@@ -256,7 +261,7 @@ def test_the_adjoint_lets_go_of_finished_rows():
         calls.append(len(z))
         return weight * c * z + 1
 
-    solution = solve(step, torch.zeros(16, 2, dtype=F64), gain)
+    solution = solve(step, torch.zeros(16, 2, dtype=F64), gain, gradient=Implicit(hs.Picard()))
     forward = sum(calls)
     solution.state.sum().backward()
     adjoint = solution.adjoint

@@ -5,15 +5,20 @@ import pickle
 import threading
 import warnings
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
-from homeostat import Carry, Implicit, Shared, Stop, Unrolled, solve
+import homeostat as hs
+from homeostat import Carry, Implicit, Shared, Stop, Unrolled
 from homeostat.engine import GMRES, Anderson, Broyden, Neumann, NormalCG, OneStep, Phantom, Picard, Shine
 from homeostat.errors import ContractError, ConvergenceWarning
+
+# The plain loop: what these tests say about steps and states is said of its sequence.
+solve = partial(hs.solve, method=hs.Picard())
 
 F64 = torch.float64
 TIGHT = Stop(1e-12, 0.0, 1000)

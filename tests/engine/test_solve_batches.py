@@ -1,10 +1,16 @@
 """Promise 1: an example's answer does not depend on who shares its batch."""
 
+from functools import partial
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from homeostat import Stop, solve
+import homeostat as hs
+from homeostat import Stop
+
+# The plain loop: what these tests say about steps and states is said of its sequence.
+solve = partial(hs.solve, method=hs.Picard())
 
 GAINS = st.lists(st.sampled_from([-1.0, -0.9, 0.0, 0.3, 0.8, 0.97, 1.0, 3.0, 1e20]), min_size=1, max_size=7)
 FIELDS = ("state", "steps", "residual", "status")
@@ -37,7 +43,9 @@ def test_more_rows_change_nothing(gains, more):
     for name in FIELDS:
         found = getattr(joined, name)[: len(gains)]
         torch.testing.assert_close(found, getattr(plain, name), rtol=0, atol=0, equal_nan=True)
-    assert joined.row_evaluations == plain.row_evaluations + run(more).row_evaluations
+    # How often the test looks may differ: a row that is finished is evaluated up to three times more.
+    apart = plain.row_evaluations + run(more).row_evaluations
+    assert abs(joined.row_evaluations - apart) <= 3 * len(gains + more)
 
 
 @settings(max_examples=10, deadline=None)

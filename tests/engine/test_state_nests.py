@@ -1,13 +1,17 @@
 """States and contexts as nests: what is carried, what is shared, and errors that name the leaf."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 import homeostat as hs
-from homeostat import Carry, Shared, Status, solve
+from homeostat import Carry, Shared, Status
 from homeostat.errors import ContractError
+
+# The plain loop: what these tests say about steps and states is said of its sequence.
+solve = partial(hs.solve, method=hs.Picard())
 
 
 class Pair(NamedTuple):

@@ -80,13 +80,15 @@ class Solution:
     """The end of an iteration, by example.
 
     Attributes:
-        state: same structure as the start that was given; the last f(z) of each example. A row that diverged keeps its
-            last finite iterate (where `rtol=0, atol=0`, finiteness is seen only at the end, and it is left as it is).
+        state: same structure as the start that was given; the last f(z) of each example (with `returns="best"`,
+            the one with the lowest residual). A row that diverged keeps its last finite iterate (where `rtol=0,
+            atol=0`, finiteness is seen only at the end, and it is left as it is).
         steps: `(batch,)` int64, applications of `step` up to the one at which the example stopped.
         residual: `(batch,)`, relative residual RMS(f(z) - z) / RMS(f(z)), the largest over the floating leaves,
-            measured on the last step; NaN where no step was taken.
+            measured on the way to that f(z); NaN where no step was taken.
         status: `(batch,)` int8 of `Status`.
         row_evaluations: evaluations of `step` times the rows in each: the true cost, with what the gradient added.
+        trace: `(batch, steps)` relative residual of every step, NaN after an example stopped; None if not asked for.
     """
 
     state: Any
@@ -94,6 +96,7 @@ class Solution:
     residual: Tensor
     status: Tensor
     row_evaluations: int
+    trace: Tensor | None = None
     _adjoint: list[Adjoint] = field(default_factory=list)
 
     @property

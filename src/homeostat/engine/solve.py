@@ -1,6 +1,8 @@
 """`solve`: iterate a map to its fixed point, per example, with gradients."""
 
-from typing import Any
+import warnings
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,12 +12,17 @@ from homeostat.engine.backward.implicit import implicit, neumann, shine
 from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
 from homeostat.engine.forward.run import run
+from homeostat.engine.forward.watch import Watch
 from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
-from homeostat.engine.methods import Method, Picard
+from homeostat.engine.methods import Anderson, Broyden, Method
 from homeostat.engine.problem import Problem, StepFunction
 from homeostat.engine.solution import Adjoint, Solution
-from homeostat.engine.stop import Stop
-from homeostat.errors import ContractError
+from homeostat.engine.stop import Stop, check_count
+from homeostat.errors import ContractError, ConvergenceWarning
+
+# A residual is a mean over many unknowns, so that it can be smaller than one unit in the last place of each; below this
+# share of a unit nothing is left but equality.
+_FINEST = 1 / 16
 
 
 def solve(
@@ -23,9 +30,12 @@ def solve(
     state: Any,
     context: Any = None,
     *,
-    method: Method = Picard(),  # noqa: B008 - options are frozen values
+    method: Method = Anderson(),  # noqa: B008 - options are frozen values
     stop: Stop = Stop(),  # noqa: B008
     gradient: Gradient = Implicit(),  # noqa: B008
+    returns: Literal["last", "best"] = "last",
+    trace: bool = False,
+    sync_every: int | None = None,
     compile: bool = False,
 ) -> Solution:
     """Apply `state <- step(state, context)` until each example has converged, and differentiate the result.
@@ -34,35 +44,48 @@ def solve(
     finished leave the batch together with their context.
 
     Args:
-        step: the map. Gets and returns bare tensors, in the same structure, shapes, dtypes and devices as `state`.
+        step: the map. Gets and returns bare tensors, in the same structure, shapes, dtypes and devices as `state`. It
+            has to be the same map each time: noise and masks belong into the context, a row an example, so that they
+            leave with their rows; normalising by statistics of the batch is refused.
         state: where to start; a tensor or a nest of tensors (tuple, list, dict), batch first. Integer and boolean
-            leaves, and those marked `Carry`, are carried along but not measured.
+            leaves, and those marked `Carry`, are carried along but not measured. A former `Solution.state` starts warm.
         context: what `step` needs beside the state, batch first; parts that are not per example are marked `Shared`.
-        method: how to iterate.
-        stop: when an example stops.
+        method: how to iterate: `Anderson()`, `Picard()`, which is the plain loop, or `Broyden()`. The accelerated ones
+            take plain steps for rows that acceleration does not help.
+        stop: when an example stops. A tolerance finer than the dtype can resolve is raised to that, with a warning.
         gradient: `Implicit()`, `Phantom()`, `OneStep()`, `Neumann()`, `Shine()` or `Unrolled()`. Used where gradients
             are enabled; gradients reach the parameters that `step` closes over, the context, and with `Unrolled` the
-            start. The state that is returned is the same with each of them.
+            start.
+        returns: `"last"`: the last f(z) of each example. `"best"`: the f(z) with the lowest residual on the way, for
+            maps that pass their fixed point closely and leave it again; costs one more state.
+        trace: keep the relative residual of every step in `Solution.trace`.
+        sync_every: look at the stopping test every so many steps, for devices on which looking means waiting; states in
+            between are kept, and answers are those of the first step within tolerance all the same. None: the engine
+            chooses, every step where rows are about to finish and seldom where they are not.
         compile: take steps as compiled graphs, of several steps where the state is small: the same answers to rounding,
             statuses and steps, in less time where there are many. The first solve with a step compiles, for seconds. A
             step that PyTorch cannot compile as one graph runs eagerly, with a CompileWarning; `Unrolled`, solves under
             the transforms of `torch.func`, and all backward passes are eager in any case.
 
     Returns:
-        A `Solution`. Its state is the last f(z) of each example, and `residual` was measured on the way to it.
+        A `Solution`. Its state is the last f(z) of each example (or the best), and `residual` was measured on the way
+        to it.
 
     Raises:
-        ContractError: a `step` that changes structure, shape, dtype or device; leaves whose rows do not match; a
-            solve under `torch.vmap`, or in forward-mode differentiation with another gradient than `Unrolled`.
+        ContractError: a `step` that changes structure, shape, dtype or device, or that normalises by its batch; leaves
+            whose rows do not match.
         ConvergenceError: rows did not converge and `gradient.on_failure` is `"raise"`.
+        TypeError, ValueError: an option that is not one of the option objects, or that makes no sense.
 
     Example:
         >>> import torch
+        >>> from homeostat import Picard
         >>> gain = torch.tensor([[0.5], [0.9]])
         >>> solution = solve(lambda z, c: c["gain"] * z + 1, torch.zeros(2, 3), {"gain": gain}, stop=Stop(rtol=1e-6))
         >>> solution.state[:, 0].round(decimals=3)
         tensor([ 2., 10.])
-        >>> bool(solution.steps[0] < solution.steps[1])
+        >>> plain = solve(lambda z, c: c["gain"] * z + 1, torch.zeros(2, 3), {"gain": gain}, method=Picard())
+        >>> bool(solution.steps[1] < plain.steps[1])
         True
     """
     for name, value, kinds in (("method", method, Method), ("stop", stop, Stop), ("gradient", gradient, Gradient)):
@@ -70,21 +93,29 @@ def solve(
             raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
     if not isinstance(compile, bool):
         raise TypeError(f"compile must be True or False, not {compile!r}")
+    if returns not in ("last", "best"):
+        raise ValueError(f"returns must be 'last' or 'best', not {returns!r}")
+    if sync_every is not None:
+        check_count("sync_every", sync_every)
     refuse_vmap()
     problem = Problem.of(step, state, context)
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
         if isinstance(value, Tensor) and len(value) != problem.rows:
             raise ContractError(f"stop.{name} has {len(value)} entries, the state has {problem.rows} rows")
+    stop = resolvable(stop, problem)
+    graphed = torch.is_grad_enabled()
+    inverse = graphed and isinstance(gradient, Shine) and isinstance(method, Broyden)
+    watch = Watch(returns == "best", trace, inverse, sync_every)
 
     compile = compile and not is_transformed()
     adjoint: list[Adjoint] = []
-    if not torch.is_grad_enabled():
-        found = run(problem, stop, method, compile=compile)
+    if not graphed:
+        found = run(problem, stop, method, watch, compile)
     elif isinstance(gradient, Unrolled):
-        found = unrolled(problem, stop, method, gradient)
+        found = unrolled(problem, stop, method, gradient, watch)
     else:
         with torch.no_grad():
-            found = run(problem, stop, method, compile=compile)
+            found = run(problem, stop, method, watch, compile)
         match gradient:
             case Implicit():
                 found = implicit(problem, found, gradient, stop, adjoint)
@@ -97,4 +128,24 @@ def solve(
             case OneStep():
                 found = phantom(problem, found, steps=1, damping=1.0)
     nest = problem.layout.build(found.leaves, marks=True)
-    return Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, adjoint)
+    return Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, found.trace, adjoint)
+
+
+def resolvable(stop: Stop, problem: Problem) -> Stop:
+    """The stop with tolerances that the dtype of the state can resolve."""
+    dtypes = {problem.state[i].dtype for i in problem.layout.measured()}
+    coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+    finest = _FINEST * torch.finfo(coarsest).eps
+    rtol = torch.as_tensor(stop.rtol, dtype=torch.float64)
+    too_fine = (rtol > 0) & (rtol < finest)
+    if not bool(too_fine.any()):
+        return stop
+    warnings.warn(
+        f"rtol={float(rtol[too_fine].min() if rtol.ndim else rtol):.2g} is finer than {str(coarsest)[6:]} can resolve; "
+        f"{finest:.2g} is used",
+        ConvergenceWarning,
+        stacklevel=3,
+    )
+    if isinstance(stop.rtol, Tensor):
+        return replace(stop, rtol=torch.where(too_fine, finest, stop.rtol))
+    return replace(stop, rtol=finest)

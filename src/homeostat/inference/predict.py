@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine import Solution, Status, Stop, solve
+from homeostat.engine import Picard, Solution, Status, Stop, solve
 from homeostat.errors import ContractError
 from homeostat.models import Checkpoint, CheckpointConfig, load
 from homeostat.models.contract import as_model
@@ -91,7 +91,8 @@ def predict(model: Any, inputs: Any, *, stop: Stop) -> Prediction:
     iterated = as_model(model)
     with torch.no_grad():
         context = iterated.encode(inputs)
-        solution = solve(iterated.step, iterated.initial_state(context, Own()), context, stop=stop)
+        start = iterated.initial_state(context, Own())
+        solution = solve(iterated.step, start, context, method=Picard(), stop=stop)
         outputs = iterated.decode(solution.state, context)
     return Prediction(outputs, solution.steps, solution.residual, solution.status)
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from homeostat.engine import Implicit, Stop, Unrolled, solve
+from homeostat.engine import Implicit, Picard, Stop, Unrolled, solve
 from homeostat.errors import HomeostatError, OutputError
 from homeostat.files import write_text
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, build, load, save
@@ -56,7 +56,7 @@ class _TrainingStep(nn.Module):
             gradient, stop = Unrolled(last=graphed), Stop(rtol=0, max_steps=free + graphed)
         else:
             gradient, stop = Implicit(), Stop(rtol=1e-5, max_steps=free + graphed)
-        solution = solve(self.model.step, state, context, stop=stop, gradient=gradient)
+        solution = solve(self.model.step, state, context, method=Picard(), stop=stop, gradient=gradient)
         return self._task.loss(self.model.decode(solution.state, context), targets).mean()
 
 

@@ -11,6 +11,7 @@ from homeostat.engine.backward.krylov import solve_by_cycles
 from homeostat.engine.backward.tape import AnyTape, record
 from homeostat.engine.forward.run import run
 from homeostat.engine.methods import AdjointMethod, Anderson, Picard
+from homeostat.engine.norms import row_rms
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Adjoint
 from homeostat.engine.stop import Stop
@@ -118,9 +119,24 @@ def solve_adjoint(
             present, *g = at
             return tuple(p + s for p, s in zip(jacobian.pull(present, u), g, strict=True))
 
-        found = run(Problem.of(step, tuple(source), [rows, *source]), stop, method)
+        # The system is linear: solved at a size of about 1, whatever the size of the gradient, and scaled back.
+        scales = _powers_of_two(source)
+        scaled = [_times(g, scales) for g in source]
+        found = run(Problem.of(step, tuple(scaled), [rows, *scaled]), stop, method)
         leaves, steps, residual, status = found.leaves, found.steps, found.residual, found.status
+        leaves = [_times(u, 1 / scales) for u in leaves]
     else:
         leaves, steps, residual, status = solve_by_cycles(jacobian, rows, source, method, stop)
     adjoint = Adjoint(steps, residual, status, jacobian.evaluations)
     return [u.to(g.dtype) for u, g in zip(leaves, cotangents, strict=True)], adjoint
+
+
+def _powers_of_two(leaves: Sequence[Tensor]) -> Tensor:
+    """`(rows,)`, what brings the largest leaf of each row to a root mean square of about 1 without rounding."""
+    size = torch.stack([row_rms(x).to(torch.float64) for x in leaves]).amax(0)
+    exponent = torch.where((size > 0) & size.isfinite(), size, 1.0).log2().round()
+    return torch.exp2(-exponent.clamp(-120, 120))
+
+
+def _times(leaf: Tensor, scales: Tensor) -> Tensor:
+    return leaf * scales.to(leaf.dtype).view(-1, *[1] * (leaf.ndim - 1))

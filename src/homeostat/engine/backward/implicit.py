@@ -78,7 +78,7 @@ def shine(problem: Problem, found: Run, gradient: Shine) -> Run:
     Raises:
         ContractError: the forward method has no such estimate.
     """
-    inverse: Any = getattr(found, "inverse", None)
+    inverse = found.inverse
     if inverse is None:
         raise ContractError("Shine needs method=Broyden()")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from homeostat.engine.backward.functional import FunctionalTape, is_transformed
+from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.problem import Problem
 
 
@@ -30,7 +31,7 @@ class Tape:
     def __init__(self, problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> None:
         """Record, under `autocast` if given: `backward` runs outside of the one that the forward pass had."""
         self.measured = problem.layout.measured()
-        with torch.enable_grad(), autocast or nullcontext():
+        with torch.enable_grad(), autocast or nullcontext(), refuse_batch_statistics(dropout=True):
             state = list(problem.state)
             for i in self.measured:
                 state[i] = state[i].detach().requires_grad_()

@@ -5,7 +5,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Matrices with more entries than this are walked through row by row: a batched product of many thin matrices is slow.
+from homeostat.engine.forward.dots import dots
+from homeostat.engine.nest import zero_rows
+
+# Histories with more entries than this a row are walked through in pieces.
 _LONG = 1 << 14
 _STRETCH = 1 << 13
 # A new difference that lies in the span of the former ones but for this share is not used: its direction is noise.
@@ -15,18 +18,28 @@ _INDEPENDENT = 1e-4
 class TruncatedGramSchmidt:
     """Orthogonal differences of the residual, and what belongs to them, `memory` at most.
 
-    For differences dF of the residual and dG of the map's value it keeps Q, orthogonal, and V with the same combinations
-    of the dG. The least-squares problem of Anderson acceleration is then one product, `Q^T F`. A new difference is
-    orthogonalised against those that are kept, not against all that have been; for linear problems with a symmetric
-    matrix nothing is lost by that (Tang, Xu, He, Saad, Xi, arXiv 2403.14961).
+    For differences dF of the residual and dG of the map's value it keeps Q, orthogonal, and V with the same
+    combinations of the dG. The least-squares problem of Anderson acceleration is then one product, `Q^T F`. A new
+    difference is orthogonalised against those that are kept, not against all that have been; for linear problems with a
+    symmetric matrix nothing is lost by that (Tang, Xu, He, Saad, Xi, arXiv 2403.14961).
     """
 
-    def __init__(self, like: Tensor, memory: int) -> None:
-        """Room for rows and unknowns as `like` has them."""
+    def __init__(self, like: Tensor, memory: int, *, noise: float, functional: bool) -> None:
+        """Room for rows and unknowns as `like` has them.
+
+        Args:
+            like: `(rows, unknowns)`.
+            memory: most differences that are kept.
+            noise: differences of the residual below this share of the value can be rounding alone, and are not used: a
+                map without a fixed point, z + 1, has no others, and would be extrapolated to where 1 is small.
+            functional: write nothing in place, a graph may hold it.
+        """
         rows, unknowns = like.shape
+        # More differences than unknowns depend on one another, and the new one would be left out for the old ones.
+        memory = min(memory, max(unknowns, 1))
         self._memory, self._unknowns = memory, unknowns
-        self._functional = torch.is_grad_enabled()  # then a graph may hold what is kept: write nothing in place
-        self._long = memory * unknowns > _LONG
+        self._noise, self._functional = noise, functional
+        self._in_pieces = memory * unknowns > _LONG and not functional
         self._pairs = like.new_zeros(rows, memory, 2 * unknowns)  # Q beside V
         self._sizes = like.new_zeros(rows, memory)  # |q|, or 0 where a slot is not used
         self._weights = like.new_zeros(rows, memory)  # 1 / |q|^2, or 0
@@ -38,17 +51,20 @@ class TruncatedGramSchmidt:
         """`value` less what the differences explain of it; see `History.propose`."""
         slot = step % self._memory
         weights = self._weights * self._others[slot]
-        coefficients = _dots(self._pairs[:, :, : self._unknowns], residual) * weights
+        coefficients = dots(self._pairs[:, :, : self._unknowns], residual) * weights
         overlap = torch.addcmul(coefficients, self._coefficients, self._others[slot], value=-1)
         both = torch.stack([overlap, coefficients], 1)
-        replace = self._replace_in_pieces if self._long and not self._functional else self._replace
+        replace = self._replace_in_pieces if self._in_pieces else self._replace
         new, explained = replace(slot, both, residual, former, value, former_value)
         direction, partner = new.split(self._unknowns, 1)
         size = torch.linalg.vector_norm(direction, dim=1)
         removed = torch.linalg.vector_norm(overlap * self._sizes, dim=1)
-        size = torch.where(size > _INDEPENDENT * removed, size, torch.inf)
-        latest = (direction * residual).sum(1) / size**2
+        least = torch.maximum(_INDEPENDENT * removed, self._noise * torch.linalg.vector_norm(value, dim=1))
+        size = torch.where(size > least, size, torch.inf)
+        latest = dots(direction[:, None], residual)[:, 0] / size**2
         self._set(slot, size, latest, coefficients)
+        if self._in_pieces:
+            return torch.sub(value, explained, out=explained).addcmul_(partner, latest[:, None], value=-1)
         return torch.addcmul(value - explained, partner, latest[:, None], value=-1)
 
     def _replace(
@@ -70,16 +86,18 @@ class TruncatedGramSchmidt:
     def _replace_in_pieces(
         self, slot: int, both: Tensor, residual: Tensor, former: Tensor, value: Tensor, former_value: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same without copies of long rows: a stretch of unknowns after the other."""
-        explained = torch.empty_like(value)
+        """The same without copies of long rows: a stretch of unknowns after the other.
+
+        `former` is of no use afterwards, and what is explained is written over it.
+        """
         for start in range(0, self._unknowns, _STRETCH):
             at = slice(start, min(start + _STRETCH, self._unknowns))
             beside = slice(at.start + self._unknowns, at.stop + self._unknowns)
             taken = torch.bmm(both[:, :1], self._pairs[:, :, at])[:, 0]
             torch.sub(residual[:, at] - former[:, at], taken, out=self._pairs[:, slot, at])
-            taken, explained[:, at] = torch.bmm(both, self._pairs[:, :, beside]).unbind(1)
+            taken, former[:, at] = torch.bmm(both, self._pairs[:, :, beside]).unbind(1)
             torch.sub(value[:, at] - former_value[:, at], taken, out=self._pairs[:, slot, beside])
-        return self._pairs[:, slot], explained
+        return self._pairs[:, slot], former
 
     def _set(self, slot: int, size: Tensor, latest: Tensor, coefficients: Tensor) -> None:
         used = torch.where(size < torch.inf, size, 0)
@@ -108,9 +126,8 @@ class TruncatedGramSchmidt:
         self._pairs, self._sizes = self._pairs[index], self._sizes[index]
         self._weights, self._coefficients = self._weights[index], self._coefficients[index]
 
-
-def _dots(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """`(rows, m, n), (rows, n) -> (rows, m)`."""
-    if matrices.shape[1] * matrices.shape[2] > _LONG:
-        return torch.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
-    return torch.bmm(vectors[:, None], matrices.transpose(1, 2))[:, 0]
+    def join(self, count: int) -> None:
+        """See `History.join`."""
+        self._pairs, self._sizes, self._weights, self._coefficients = (
+            zero_rows(x, count) for x in (self._pairs, self._sizes, self._weights, self._coefficients)
+        )

@@ -5,6 +5,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.engine.forward.accelerated import AcceleratedStepper
+from homeostat.engine.forward.packing import Packing
+from homeostat.engine.forward.stepper import Stepper
+from homeostat.engine.nest import zero_rows
+
 # An update whose denominator is smaller than this share of what it is made of is left out: it would be noise.
 _REGULAR = 1e-6
 _FIRST_ROOM = 4
@@ -13,16 +18,16 @@ _FIRST_ROOM = 4
 class BroydenUpdates:
     """`H = -I + sum_i u_i v_i^T`, an estimate of the inverse Jacobian of f(z) - z, row by row.
 
-    The good update, C. G. Broyden, Math. Comp. 19 (1965), in the inverse form that Sherman and Morrison's formula gives:
-    with dz and dF the differences of state and residual, `u = (dz - H dF) / (dz^T H dF)` and `v = H^T dz`. A row that
-    has used up its memory starts again with none. Room grows as it is used.
+    The good update, C. G. Broyden, Math. Comp. 19 (1965), in the inverse form of Sherman and Morrison's formula: with
+    dz and dF the differences of state and residual, `u = (dz - H dF) / (dz^T H dF)` and `v = H^T dz`. A row that has
+    used up its memory starts again with none. Room grows as it is used.
     """
 
-    def __init__(self, like: Tensor, memory: int) -> None:
-        """Room for rows and unknowns as `like` has them."""
+    def __init__(self, like: Tensor, memory: int, *, noise: float, functional: bool) -> None:
+        """Room for rows and unknowns as `like` has them; see `TruncatedGramSchmidt` for `noise` and `functional`."""
         rows, unknowns = like.shape
         self._memory = memory
-        self._functional = torch.is_grad_enabled()  # then a graph may hold what is kept: write nothing in place
+        self._noise, self._functional = noise, functional
         room = min(memory, _FIRST_ROOM)
         self.u, self.v = like.new_zeros(rows, room, unknowns), like.new_zeros(rows, room, unknowns)
         self._used = np.zeros(rows, np.int64)
@@ -36,10 +41,9 @@ class BroydenUpdates:
         applied, applied_moved = (_apply(both, self.v, self.u) - both).unbind(1)
         v = _apply(moved[:, None], self.u, self.v)[:, 0] - moved
         denominator = (v * moved_residual).sum(1, keepdim=True)
-        scale = torch.linalg.vector_norm(v, dim=1, keepdim=True) * torch.linalg.vector_norm(
-            moved_residual, dim=1, keepdim=True
-        )
-        regular = denominator.abs() > _REGULAR * scale
+        size = torch.linalg.vector_norm(moved_residual, dim=1, keepdim=True)
+        least = torch.maximum(_REGULAR * size, self._noise * torch.linalg.vector_norm(value, dim=1, keepdim=True))
+        regular = denominator.abs() > least * torch.linalg.vector_norm(v, dim=1, keepdim=True)
         u = torch.where(regular, (moved - applied_moved) / torch.where(regular, denominator, 1), 0)
         v = torch.where(regular, v, 0)
         self._append(u, v)
@@ -78,6 +82,51 @@ class BroydenUpdates:
     def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
         """See `History.keep`."""
         self.u, self.v, self._used = self.u[index], self.v[index], self._used[positions]
+
+    def join(self, count: int) -> None:
+        """See `History.join`."""
+        self.u, self.v = zero_rows(self.u, count), zero_rows(self.v, count)
+        self._used = np.concatenate([self._used, np.zeros(count, np.int64)])
+
+
+class InverseEstimate:
+    """What Broyden's method knew of the inverse of `I - J` when each row was finished."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._stepper = stepper
+        self._pieces: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
+
+    def add(self, rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+        """Keep the estimate of rows that leave: their places among all examples, and in the batch.
+
+        Rows whose last steps were plain have none: their history is fed only where others need one.
+        """
+        if not isinstance(self._stepper, AcceleratedStepper):
+            return
+        updates = self._stepper.history
+        if isinstance(updates, BroydenUpdates):
+            in_trial = self._stepper.trial[positions]
+            rows, positions = rows[in_trial], positions[in_trial]
+            at = torch.from_numpy(positions).to(updates.u.device)
+            self._pieces.append((rows, updates.u[at].detach(), updates.v[at].detach()))
+
+    def transpose(self, cotangents: list[Tensor]) -> list[Tensor]:
+        """`(I - J)^{-T} g` row by row; one cotangent a measured leaf. A row without updates gets g back."""
+        packing = Packing(cotangents, list(range(len(cotangents))))
+        g = packing.pack(cotangents)
+        result = g
+        for rows, u, v in self._pieces:
+            at = torch.from_numpy(rows).to(g.device)
+            # H estimates (J - I)^{-1}, so (I - J)^{-T} g is -H^T g = g - sum_i v_i (u_i . g).
+            vectors = g[at]
+            result = result.index_copy(0, at, vectors - _apply(vectors[:, None], u, v)[:, 0])
+        return packing.unpack(result, cotangents)
+
+    def among(self, rows: NDArray[np.int64]) -> "InverseEstimate":
+        """The same where its rows are the rows `rows` of a larger batch."""
+        whole = InverseEstimate(self._stepper)
+        whole._pieces = [(rows[at], u, v) for at, u, v in self._pieces]
+        return whole
 
 
 def _apply(vectors: Tensor, right: Tensor, left: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class CompiledProblem(Problem):
         """See `Problem.bind`."""
         eager, compiled = super().bind(context), CompiledMap(self)
         compiled.keep(context)
-        first = True
+        first = context is self.context  # of the whole solve
 
         def apply(state: list[Tensor]) -> list[Tensor]:
             nonlocal first
@@ -150,8 +150,3 @@ class CompiledProblem(Problem):
             return eager(state) if block is None else block.values[0]
 
         return apply
-
-
-def compile_problem(problem: Problem) -> CompiledProblem:
-    """The same problem, compiled."""
-    return CompiledProblem(**vars(problem))

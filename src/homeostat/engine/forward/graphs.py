@@ -141,7 +141,7 @@ class _Graph:
     _numbers = itertools.count()
 
     def __init__(self, rounded: bool) -> None:
-        self._options = {"emulate_precision_casts": True} if rounded else None
+        self._options = {"emulate_precision_casts": True, "pattern_matcher": False} if rounded else None
         code = _block.__code__.replace(co_name=f"_block_{next(self._numbers)}")
         block = FunctionType(code, _block.__globals__)
         self._compiled = torch.compile(block, fullgraph=True, backend=self._compile)
@@ -151,7 +151,8 @@ class _Graph:
     def _compile(self, module: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
 
-        graph, pure = compile_fx(module, inputs, config_patches=self._options), _is_pure()
+        graph: Any = compile_fx(module, inputs, config_patches=self._options)
+        pure = _is_pure()
 
         def call(*inputs: Any) -> Any:
             outputs = graph(*inputs)

@@ -13,6 +13,9 @@ from homeostat.engine.forward.stopping import CHECKPOINT
 
 # States in between are kept where a block of them is no larger than this.
 _BLOCK_BYTES = 1 << 19
+# A state this small costs less to evaluate than to look at: the test looks at every fourth step at most, and a finished
+# row may be evaluated up to three times more.
+_SMALL_BYTES, _FEWEST = 1 << 16, 4
 # Share of the steps that are left, by the present rate, before the test looks again.
 _CAUTION = 0.5
 
@@ -21,10 +24,12 @@ class Pace:
     """Chooses block lengths from the residuals so far."""
 
     def __init__(self, state: list[Tensor], sync_every: int | None, block: int = 1) -> None:
-        size = sum(leaf.numel() * leaf.element_size() for leaf in state)
-        self._most = max(1, min(CHECKPOINT, _BLOCK_BYTES // max(size, 1)))
+        """`block`: steps that the method best takes at once."""
+        size = max(sum(leaf.numel() * leaf.element_size() for leaf in state), 1)
+        self._most = max(1, min(CHECKPOINT, _BLOCK_BYTES // size))
+        self._fewest = max(block, _FEWEST if size <= _SMALL_BYTES else 1)
         self._fixed, self._block = sync_every, block
-        self._next = 1
+        self._next = 1 if block > 1 else self._fewest
         self._former: float | None = None
 
     def next(self, room: int) -> int:
@@ -43,5 +48,5 @@ class Pace:
             left = math.log(max(last, 1.0)) / (math.log(first / last) / steps)
         elif not last > 0:
             left = 1
-        count = max(self._block, int(min(2 * self._next, self._most, _CAUTION * left)))
+        count = max(self._fewest, int(min(2 * self._next, self._most, _CAUTION * left)))
         self._next = count - count % self._block

@@ -39,8 +39,8 @@ class Record:
     lengths: list[Tensor] = field(default_factory=list)
     """Euclidean norms of f(z) - z, `(rows,)`: one for each step and measured leaf, step by step."""
     proposed: list[Mask | None] = field(default_factory=list)
-    """Step by step, rows whose z was a proposal that is taken back if f(z) is not finite; None where there are none."""
-    last_lengths: list[Tensor] | None = None
+    """Step by step, rows in a trial that is taken back if f(z) is not finite; None where there are none."""
+    last_lengths: list[Tensor] | None = field(default=None, kw_only=True)
     """Norms of the measured leaves of the last f(z), where the method has them."""
 
     @property
@@ -94,7 +94,7 @@ class Record:
         return [table[k :: len(self.measured)] * root for k, root in enumerate(self._roots())]
 
     def changes_since(self, kept: list[Tensor], exact: bool) -> list[Table]:
-        """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf; wrong as `changes`, unless `exact`."""
+        """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf; as `changes`, unless `exact`."""
         if exact:
             return [to_host(torch.stack([row_rms(x[i] - kept[i]) for x in self.after])) for i in self.measured]
         lags = (torch.stack([x[i] for x in self.after]).sub_(kept[i]) for i in self.measured)

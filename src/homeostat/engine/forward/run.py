@@ -9,18 +9,22 @@ from torch import Tensor
 
 from homeostat.engine.forward.accelerated import AcceleratedStepper
 from homeostat.engine.forward.anderson import TruncatedGramSchmidt
-from homeostat.engine.forward.broyden import BroydenUpdates
+from homeostat.engine.forward.broyden import BroydenUpdates, InverseEstimate
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
-from homeostat.engine.forward.record import Record
+from homeostat.engine.forward.record import Record, to_host
 from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.forward.stopping import Decision, StopTest
+from homeostat.engine.forward.watch import Observer, Watch
 from homeostat.engine.methods import Anderson, Broyden, Method, Picard
 from homeostat.engine.nest import merge_rows, select
-from homeostat.engine.norms import finite_rows
+from homeostat.engine.norms import finite_rows, noise_floor
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
+
+# Two values of a map that should be the same differ by one or two units in the last place.
+_NOISE_UNITS = 4
 
 
 @dataclass(frozen=True)
@@ -32,25 +36,25 @@ class Run:
     residual: Tensor
     status: Tensor
     row_evaluations: int
+    trace: Tensor | None = None
+    """`(rows, steps)` relative residuals, where they were asked for."""
+    inverse: InverseEstimate | None = None
+    """Of Broyden's method, where it was asked for."""
 
 
-@dataclass(frozen=True)
-class Watch:
-    """What is looked at on the way, and how often."""
-
-    best: bool = False
-    """Return the iterate with the lowest residual, not the last."""
-    trace: bool = False
-    sync_every: int | None = None
-
-
-def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch(), compile: bool = False) -> Run:
+def run(
+    problem: Problem,
+    stop: Stop,
+    method: Method,
+    watch: Watch = Watch(),  # noqa: B008
+    compile: bool = False,
+) -> Run:
     """Iterate; rows that start non-finite, or that may take no step, are left as they are."""
     idle = _rows_that_cannot_start(problem, stop)
     busy = (idle < 0).nonzero().squeeze(1)
     if len(busy) == problem.rows:
         return _run(problem, stop, method, watch, compile)
-    nothing = _run(problem, Stop(max_steps=0), method, watch)
+    nothing = _run(problem, Stop(max_steps=0), method, watch, compile=False)
     if not len(busy):
         return replace(nothing, status=idle)
     part = _run(problem.subset(busy), rows_of(stop, busy), method, watch, compile)
@@ -59,66 +63,112 @@ def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch(), co
         whole.index_copy(0, busy, rows)
         for whole, rows in ((nothing.steps, part.steps), (nothing.residual, part.residual), (idle, part.status))
     )
-    return replace(part, leaves=leaves, steps=steps, residual=residual, status=status)
+    trace, inverse = part.trace, part.inverse
+    if trace is not None:
+        trace = trace.new_full((problem.rows, trace.shape[1]), float("nan")).index_copy(0, busy, trace)
+    if inverse is not None:
+        inverse = inverse.among(busy.cpu().numpy())
+    return Run(leaves, steps, residual, status, part.row_evaluations, trace, inverse)
 
 
-def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bool = False) -> Run:
+def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bool) -> Run:
     device = problem.state[0].device
     test = StopTest(stop, problem.state, problem.layout.measured())
     stepper = make_stepper(problem, method, compile)
-    pace = Pace(problem.state, watch.sync_every, stepper.block)
+    # An inverse is kept as it was when its row was finished, so that no step may come after that one.
+    pace = Pace(problem.state, 1 if watch.inverse else watch.sync_every, stepper.block)
+    observer = Observer(watch, problem)
+    inverse = InverseEstimate(stepper) if watch.inverse else None
     rows = np.arange(problem.rows)
     pieces: list[tuple[NDArray[np.int64], list[Tensor]]] = []
     taken = evaluations = 0
     while len(rows) and taken < test.max_steps:
         room = test.room(taken)
-        count = pace.next(room) if test.tests else room
-        record = stepper.advance(count, record_all=test.tests)
+        # Without a test nobody looks before the end, unless somebody wants every state.
+        count = pace.next(room) if test.tests or observer.active else room
+        record = None  # two blocks of states at once would be one too many
+        record = stepper.advance(count, record_all=test.tests or observer.active)
         taken += count
         evaluations += count * len(rows)
         decision = test.judge(record, rows)
+        if observer.active:
+            observer.observe(record, rows, np.full(len(rows), count) if decision is None else decision.ended(count))
         pace.observe(test.closest)
         if decision is None:
             continue
-        pieces += _outgoing(problem, record, rows, decision)
+        lost = _lost(stepper, test, record, rows, decision)
+        pieces += _outgoing(problem, record, rows, decision, decision.finished & ~lost)
+        if lost.any():
+            assert isinstance(stepper, AcceleratedStepper)
+            leaves, relative = stepper.anchors(torch.from_numpy(np.flatnonzero(lost)).to(device))
+            pieces.append((rows[lost], leaves))
+            known = test.status[rows] == Status.MAX_STEPS  # a row that diverged has the residual of that step
+            test.residual[rows[lost & known]] = to_host(relative)[known[lost]]
+        if inverse is not None:
+            inverse.add(rows[decision.finished], np.flatnonzero(decision.finished))
         positions = np.flatnonzero(~decision.finished)
         rows = rows[positions]
         if len(rows):
             index = torch.from_numpy(positions).to(device)
             stepper.keep(positions, index)
             test.keep(positions, index)
-    leaves = _assemble(problem, pieces)
+    leaves, lowest = observer.best(_assemble(problem, pieces), test.residual)
     wide = any(problem.state[i].dtype == torch.float64 for i in problem.layout.measured())
-    residual = torch.from_numpy(test.residual).to(device, torch.float64 if wide else torch.float32)
+    dtype = torch.float64 if wide else torch.float32
+    residual = torch.from_numpy(lowest).to(device, dtype)
     steps, status = torch.from_numpy(test.steps).to(device), torch.from_numpy(test.status).to(device)
-    return Run(leaves, steps, residual, status, evaluations)
+    trace = observer.trace()
+    trace = None if trace is None else trace.to(device, dtype)
+    return Run(leaves, steps, residual, status, evaluations, trace, inverse)
 
 
 def make_stepper(problem: Problem, method: Method, compile: bool = False) -> Stepper:
     """The method at work on a problem, with compiled steps if asked for."""
     if compile:
         # Not at the top: it brings in PyTorch's compiler, which takes seconds.
-        from homeostat.engine.forward.compiled import CompiledPicardStepper, compile_problem
+        from homeostat.engine.forward.compiled import CompiledPicardStepper, CompiledProblem
 
         if isinstance(method, Picard):
             return CompiledPicardStepper(problem, method)
-        problem = compile_problem(problem)
+        problem = CompiledProblem(**vars(problem))
+    graphed = torch.is_grad_enabled()
+    noise = noise_floor([problem.state[i] for i in problem.layout.measured()], _NOISE_UNITS)
     match method:
         case Picard():
             return PicardStepper(problem, method)
-        case Anderson():
-            return AcceleratedStepper(problem, method.damping, lambda x: TruncatedGramSchmidt(x, method.memory))
-        case Broyden():
-            return AcceleratedStepper(problem, 1.0, lambda x: BroydenUpdates(x, method.memory))
+        case Anderson(memory, damping):
+            return AcceleratedStepper(
+                problem, damping, lambda x: TruncatedGramSchmidt(x, memory, noise=noise, functional=graphed)
+            )
+        case Broyden(memory):
+            return AcceleratedStepper(
+                problem, 1.0, lambda x: BroydenUpdates(x, memory, noise=noise, functional=graphed)
+            )
+
+
+def _lost(
+    stepper: Stepper, test: StopTest, record: Record, rows: NDArray[np.int64], decision: Decision
+) -> NDArray[np.bool_]:
+    """Rows that would leave with what a trial made that is not finite; they leave with where the trial began."""
+    lost = decision.finished & ~np.isfinite(test.residual[rows])
+    # Rows without a tolerance that diverged are left as they are.
+    lost &= (decision.at < decision.last) | (test.status[rows] == Status.MAX_STEPS)
+    if isinstance(stepper, AcceleratedStepper):
+        for position in np.flatnonzero(lost):
+            step = decision.at[position]
+            leaves = record.origin if step < 0 else record.after[step]
+            lost[position] = not all(bool(torch.isfinite(leaves[i][position]).all()) for i in stepper.measured)
+        return lost
+    return np.zeros_like(lost)
 
 
 def _outgoing(
-    problem: Problem, record: Record, rows: NDArray[np.int64], decision: Decision
+    problem: Problem, record: Record, rows: NDArray[np.int64], decision: Decision, leaving: NDArray[np.bool_]
 ) -> list[tuple[NDArray[np.int64], list[Tensor]]]:
-    """Leaves of the rows that leave, each from the step at which it was finished."""
+    """Leaves of the rows `leaving`, each from the step at which it was finished."""
     pieces = []
-    for step in np.unique(decision.at[decision.finished]):
-        positions = np.flatnonzero(decision.finished & (decision.at == step))
+    for step in np.unique(decision.at[leaving]):
+        positions = np.flatnonzero(leaving & (decision.at == step))
         source = record.origin if step < 0 else record.after[step]
         if len(positions) < len(rows):
             source = select(source, problem.layout, torch.from_numpy(positions).to(source[0].device))

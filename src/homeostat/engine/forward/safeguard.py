@@ -1,13 +1,14 @@
 """When to extrapolate: an accelerated method should never lose badly to plain iteration.
 
 Every row is in one of three modes. PLAIN rows take plain steps. When two residuals in a row point along the one before
-(their cosine is large: the error is made of slow modes, which is what extrapolation removes) and the residual is at its lowest so far,
-a row begins a TRIAL: the plain iterate is set aside as its anchor, and proposals are taken. Every few steps a trial has to
-have lowered the residual, by a fixed rate at least or by what the plain steps before it did. Where it blew up, the row
-goes back to its anchor and the plain sequence is resumed; where it was only slow, the row takes some plain steps from
-where it is (PROBATION), and goes back to its anchor unless these shrink the residual as well. After a failure a row
-waits, twice as long as it lost, and longer each time. The anchor moves up once the residual is a thousandth of the
-anchor's. A map with nothing to gain, like a shift, has residuals that do not point along one another, and is left alone.
+(their cosine is large: the error is made of slow modes, which is what extrapolation removes) and the residual is at its
+lowest so far, a row begins a TRIAL: the plain iterate is set aside as its anchor, and proposals are taken. Every few
+steps a trial has to have lowered the residual, by a fixed rate at least or by what the plain steps before it did. Where
+it blew up, the row goes back to its anchor and the plain sequence is resumed; where it was only slow, the row takes
+some plain steps from where it is (PROBATION), and goes back to its anchor unless these shrink the residual as well.
+After a failure a row waits, twice as long as it lost, and longer each time. The anchor moves up once the residual is a
+thousandth of the anchor's. A map with nothing to gain, like a shift, has residuals that do not point along one another,
+and is left alone.
 
 Decisions are made at fixed steps, row by row: they do not depend on who else is in the batch. They are made on the
 host, in NumPy: a few dozen operations on a handful of numbers a row cost less there than anywhere else.
@@ -59,13 +60,15 @@ class Safeguard:
         self.trial: Mask = self._mode == _TRIAL
         self.trials = int(self.trial.sum())
         """Number of rows in a trial."""
-        self._settled = self.trials == 0 and not (self._mode == _PROBATION).any()
+        self.away: Mask = self._mode != _PLAIN
+        """Rows that may go back to their anchor."""
+        self.settled = not self.away.any()
 
     def review(self, norms: NDArray[np.floating], products: NDArray[np.floating]) -> Verdict | None:
         """Decide at the end of a period; None where nothing changes for any row.
 
         Args:
-            norms: `(3, rows)`, of the residual f(z) - z at the last three steps; not finite where a proposal went astray.
+            norms: `(3, rows)`, of the residual f(z) - z at the last three steps; not finite where a proposal failed.
             products: `(2, rows)`, of each of the last two residuals with the one before; empty where no row is plain.
         """
         with np.errstate(all="ignore"):
@@ -79,7 +82,7 @@ class Safeguard:
             shrinking = (norms[1:] <= norms[:-1]).all(0) & (now <= self._lowest)
             begin = aligned & shrinking & (self._pause <= 0) & (self._mode == _PLAIN)
             self._lowest = np.where(self._mode == _PLAIN, np.fmin(self._lowest, norms.min(0)), self._lowest)
-        if self._settled and not begin.any():
+        if self.settled and not begin.any():
             self._pause -= PERIOD
             return None
         fell_enough = now <= self._level * np.maximum(self._quotient, _RATE) ** PERIOD
@@ -116,4 +119,11 @@ class Safeguard:
         self._mode, self._level, self._anchor_level = self._mode[index], self._level[index], self._anchor_level[index]
         self._quotient, self._pause, self._lowest = self._quotient[index], self._pause[index], self._lowest[index]
         self._spent, self._failures = self._spent[index], self._failures[index]
+        self._refresh()
+
+    def join(self, rows: int) -> None:
+        """Rows come in behind the others, at the beginning of a period."""
+        fresh = Safeguard(rows)
+        for name in ("_mode", "_level", "_anchor_level", "_quotient", "_lowest", "_pause", "_spent", "_failures"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(fresh, name)]))
         self._refresh()

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.forward.record import Record
-from homeostat.engine.nest import select
+from homeostat.engine.nest import append, select
 from homeostat.engine.problem import Problem
 
 
@@ -25,7 +26,14 @@ class Stepper(ABC):
         self.last = problem.state
         """Leaves of the latest f(z), or of the start."""
         self.taken = 0
-        self._apply = problem.bind(problem.context)
+        self._bound = problem.bind(problem.context)
+        self._apply = self._first_step
+
+    def _first_step(self, state: list[Tensor]) -> list[Tensor]:
+        with refuse_batch_statistics():
+            after = self._bound(state)
+        self._apply = self._bound
+        return after
 
     def advance(self, count: int, record_all: bool) -> Record:
         """Take `count` steps; without `record_all` only the last is recorded."""
@@ -53,5 +61,21 @@ class Stepper(ABC):
         same = self.state is self.last
         self.last = select(self.last, layout, index)
         self.state = self.last if same else select(self.state, layout, index)
+        self._keep_problem(index)
+
+    def _keep_problem(self, index: Tensor) -> None:
         self.context = select(self.context, self.problem.context_layout, index)
-        self._apply = self.problem.bind(self.context)
+        self._apply = self._bound = self.problem.bind(self.context)
+
+    def until_open(self) -> int:
+        """Steps to take before rows may join."""
+        return 0
+
+    def join(self, newcomers: Problem) -> None:
+        """Rows that have taken no step come in behind those that are there; only where `until_open()` is 0."""
+        layout = self.problem.layout
+        same = self.state is self.last
+        self.last = append([self.last, newcomers.state], layout)
+        self.state = self.last if same else append([self.state, newcomers.state], layout)
+        self.context = append([self.context, newcomers.context], self.problem.context_layout)
+        self._apply = self._bound = self.problem.bind(self.context)

@@ -34,7 +34,13 @@ class Decision(NamedTuple):
 
     finished: Mask
     at: NDArray[np.int64]
-    """At which step of the record, from 0; -1 where a row diverged at the first and keeps the f(z) before it."""
+    """At which step of the record, from 0, the state that is returned was made; -1 is the f(z) before the record."""
+    last: NDArray[np.int64]
+    """At which step each was finished: one later where it diverged and keeps the f(z) before."""
+
+    def ended(self, steps: int) -> NDArray[np.int64]:
+        """Of `steps` steps, how many count for each row."""
+        return np.where(self.finished, self.last + 1, steps)
 
 
 class StopTest:
@@ -54,6 +60,7 @@ class StopTest:
         # Where a state is smaller than this, changes of interest could vanish when they are squared.
         self._tiny = max(smallest_trusted(leaf.dtype) for leaf in leaves) / self._floor
         self._huge = min(largest_trusted(leaf.dtype) for leaf in leaves)
+        self._limit = np.maximum(self._rtol, self._floor)  # what counts as near
         self._cycles = CycleTest()
         self._limits = np.broadcast_to(np.asarray(_numbers(stop.max_steps), np.int64), (rows,))
         self._ends = sorted(set(self._limits.tolist()))
@@ -88,13 +95,15 @@ class StopTest:
     def _judge(self, record: Record, rows: NDArray[np.int64]) -> Decision | None:
         end = record.first + record.steps
         ending = end in self._ends
+        if not self.tests and not ending:
+            return None
         changes, last_sizes = record.changes()
         calm, ordinary = self._look(changes, last_sizes)
         if calm and not ending and not self._cycles.due(end):
             return None
         if not ordinary and self.tests:
             changes, _ = record.exact_norms()
-        cycling = self._cycles.observe(record, changes, self._within, exact=not ordinary) if self.tests else None
+        cycling = self._cycles.observe(record, changes, self._tolerance, exact=not ordinary) if self.tests else None
         if calm and not ending and cycling is None:
             return None
         skipped = 0
@@ -112,12 +121,12 @@ class StopTest:
         The sizes of f(z) are known at the last step alone; before it they were no larger than that and all changes
         together. A NaN is never calm.
         """
-        limit = np.maximum(self._rtol, self._floor)
-        nearest, growth = 0.0, 0.0
+        growth, near = 0.0, []
         for change, size in zip(changes, sizes, strict=True):
-            nearest = np.maximum(nearest, change / (size * limit + self._atol))
+            near.append(change / (size * self._limit + self._atol))
             growth = max(growth, (change.sum(0) / size).max())
-        self.closest = np.min(nearest, axis=1).tolist()
+        nearest = near[0] if len(near) == 1 else np.max(near, 0)
+        self.closest = nearest.min(1).tolist()
         smallest, largest = min(s.min() for s in sizes), max(s.max() for s in sizes) * (1 + growth)
         ordinary = bool(smallest >= self._tiny and largest <= self._huge)  # False for a NaN
         calm = (
@@ -131,8 +140,10 @@ class StopTest:
         return calm, ordinary
 
     def _within(self, changes: list[Table], sizes: list[Table]) -> Mask:
-        met = [change <= self._atol + self._rtol * size for change, size in zip(changes, sizes, strict=True)]
-        return np.all(met, 0)
+        return np.all([c <= limit for c, limit in zip(changes, self._tolerance(sizes), strict=True)], 0)
+
+    def _tolerance(self, sizes: list[Table]) -> list[Table]:
+        return [self._atol + self._rtol * size for size in sizes]
 
     def _decide(
         self,
@@ -173,7 +184,7 @@ class StopTest:
         self.residual[done] = relative[at, everyone][over]
         self.status[done] = status[over]
         # A row that takes all of its steps untested is returned as it is.
-        return Decision(over, at + skipped - (gone & self._tested & self.tests))
+        return Decision(over, at + skipped - (gone & self._tested & self.tests), at + skipped)
 
     def _stalled(self, relative: Table, end: int) -> Mask:
         reached = relative <= self._floor
@@ -193,6 +204,7 @@ class StopTest:
         """Drop the rows that left; `positions` and `index` both say where those are that stay."""
         self._best, self._low, self._quiet = self._best[positions], self._low[positions], self._quiet[positions]
         self._rtol, self._tested = self._rtol[positions], self._tested[positions]
+        self._limit = self._limit[positions]
         self._limits = self._limits[positions]
         self._floored = bool(np.isfinite(np.minimum(self._best, self._low)).any())
         self._cycles.keep(positions, index)
