@@ -3,6 +3,9 @@
 The command line prints these as they are, without a traceback, and exits with a non-zero code.
 """
 
+import sys
+import warnings
+
 
 class HomeostatError(Exception):
     """Base of every error that Homeostat raises on purpose."""
@@ -34,3 +37,11 @@ class ConvergenceWarning(UserWarning):
 
 class CompileWarning(UserWarning):
     """A step was to be compiled and runs eagerly, or is compiled again and again: slower than asked for, not wrong."""
+
+
+def warn_caller(message: str, category: type[Warning]) -> None:
+    """Warn at the line of the user's that led here: the first one outside of this package and of PyTorch."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("homeostat", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level - 1)

@@ -105,7 +105,7 @@ def test_a_learned_start_is_a_submodule_and_gets_what_the_gradient_gives():
 
 def test_options_are_checked_when_it_is_made():
     for name in ("method", "stop", "gradient"):
-        with pytest.raises(TypeError, match=f"{name} must be one of homeostat's option objects"):
+        with pytest.raises(TypeError, match=f"{name} must be an instance such as hs"):
             Equilibrium(Cell(), **{name: "anderson"})
     with pytest.raises(TypeError, match="stop must be one"):
         Equilibrium(Cell(), stop=hs.Stop)

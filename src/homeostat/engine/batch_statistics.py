@@ -1,6 +1,5 @@
 """Refusing modules in `step` that let examples of a batch depend on one another, or on chance."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from homeostat.errors import ContractError, ConvergenceWarning
+from homeostat.errors import ContractError, ConvergenceWarning, warn_caller
 
 
 @contextmanager
@@ -31,11 +30,10 @@ def refuse_batch_statistics(*, dropout: bool = False) -> Iterator[None]:
                 "its batch. Put it in evaluation mode, or use GroupNorm or LayerNorm"
             )
         if dropout and isinstance(module, _DropoutNd) and module.training and module.p > 0:
-            warnings.warn(
+            warn_caller(
                 f"step calls {type(module).__name__} in training mode: it draws new noise at every evaluation, so "
-                "there is no fixed point to differentiate. Put a mask of nn.VariationalDropout into the context",
+                "there is no fixed point to differentiate. Put a mask of hs.nn.VariationalDropout into the context",
                 ConvergenceWarning,
-                stacklevel=2,
             )
 
     handle = register_module_forward_pre_hook(check)

@@ -102,7 +102,9 @@ class NormalCG:
     """Conjugate gradients on the normal equations, for the linear system of `Implicit`; per example.
 
     Two Jacobian products a step, one transposed and one not. It converges where `I - J` is regular, whatever the
-    spectral radius of `J`, and slowly where `I - J` is badly conditioned, because that condition is squared.
+    spectral radius of `J`, and slowly where `I - J` is badly conditioned, because that condition is squared. The
+    product that is not transposed needs a `step` that can be differentiated twice: fused attention cannot on some
+    devices (`torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` does without it). `GMRES` has no need of that.
 
     Source:
         M. R. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems", J. Res. NBS 49 (1952).

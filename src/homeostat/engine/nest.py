@@ -124,7 +124,8 @@ def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         return f"{dtype} {tuple(value.shape)} on {value.device}"
-    return f"a {type(value).__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def flatten(tree: Any, role: Literal["state", "context"]) -> tuple[list[Any], Layout]:

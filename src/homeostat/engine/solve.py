@@ -1,6 +1,5 @@
 """`solve`: iterate a map to its fixed point, per example, with gradients."""
 
-import warnings
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,9 +15,9 @@ from homeostat.engine.forward.watch import Watch
 from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
 from homeostat.engine.methods import Anderson, Broyden, Method
 from homeostat.engine.problem import Problem, StepFunction
-from homeostat.engine.solution import Adjoint, Solution
-from homeostat.engine.stop import Stop, check_count
-from homeostat.errors import ContractError, ConvergenceWarning
+from homeostat.engine.solution import Adjoint, Solution, Status
+from homeostat.engine.stop import Stop, check_count, check_option
+from homeostat.errors import ContractError, ConvergenceWarning, warn_caller
 
 # A residual is a mean over many unknowns, so that it can be smaller than one unit in the last place of each; below this
 # share of a unit nothing is left but equality.
@@ -88,11 +87,9 @@ def solve(
         >>> bool(solution.steps[1] < plain.steps[1])
         True
     """
-    for name, value, kinds in (("method", method, Method), ("stop", stop, Stop), ("gradient", gradient, Gradient)):
-        if not isinstance(value, kinds):
-            raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
-    if not isinstance(compile, bool):
-        raise TypeError(f"compile must be True or False, not {compile!r}")
+    check_option("method", method, Method, "hs.Anderson()")
+    check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
+    check_option("gradient", gradient, Gradient, "hs.Implicit()")
     if returns not in ("last", "best"):
         raise ValueError(f"returns must be 'last' or 'best', not {returns!r}")
     if sync_every is not None:
@@ -105,7 +102,7 @@ def solve(
     stop = resolvable(stop, problem)
     graphed = torch.is_grad_enabled()
     inverse = graphed and isinstance(gradient, Shine) and isinstance(method, Broyden)
-    watch = Watch(returns == "best", trace, inverse, sync_every)
+    watch = Watch(returns == "best", trace, inverse, check=True, sync_every=sync_every)
 
     compile = compile and not is_transformed()
     adjoint: list[Adjoint] = []
@@ -127,7 +124,10 @@ def solve(
                 found = phantom(problem, found, gradient.steps, gradient.damping)
             case OneStep():
                 found = phantom(problem, found, steps=1, damping=1.0)
-    nest = problem.layout.build(found.leaves, marks=True)
+    leaves = found.leaves
+    if graphed and bool((found.status == Status.DIVERGED).all()):  # or no rows: a loss has a gradient, of nothing
+        leaves = [x.detach().requires_grad_() if i in problem.layout.measured() else x for i, x in enumerate(leaves)]
+    nest = problem.layout.build(leaves, marks=True)
     return Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, found.trace, adjoint)
 
 
@@ -140,11 +140,11 @@ def resolvable(stop: Stop, problem: Problem) -> Stop:
     too_fine = (rtol > 0) & (rtol < finest)
     if not bool(too_fine.any()):
         return stop
-    warnings.warn(
-        f"rtol={float(rtol[too_fine].min() if rtol.ndim else rtol):.2g} is finer than {str(coarsest)[6:]} can resolve; "
-        f"{finest:.2g} is used",
+    asked = float(rtol[too_fine].min() if rtol.ndim else rtol)
+    warn_caller(
+        f"rtol={asked:.2g} is finer than {str(coarsest)[6:]} can resolve; {finest:.2g} is used, and rows may end "
+        f"STALLED: about {torch.finfo(coarsest).eps / 2:.1g} can be reached",
         ConvergenceWarning,
-        stacklevel=3,
     )
     if isinstance(stop.rtol, Tensor):
         return replace(stop, rtol=torch.where(too_fine, finest, stop.rtol))

@@ -1,6 +1,7 @@
 """When an example stops. Like every option it refuses nonsense when it is made, and it can be made bare."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,17 @@ def check_range(name: str, value: float, low: float, what: str, high: float = fl
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not low <= value <= high or value == float("inf"):
         raise ValueError(f"{name} must be {what}, not {value!r}")
+
+
+def check_option(name: str, value: object, kinds: Any, example: str) -> None:
+    """Refuse what is not an instance of an option class.
+
+    Raises:
+        TypeError: saying what an instance looks like.
+    """
+    if not isinstance(value, kinds):
+        hint = ": the parentheses are missing" if isinstance(value, type) else ""
+        raise TypeError(f"{name} must be an instance such as {example}, not {value!r}{hint}")
 
 
 def check_count(name: str, value: int, low: int = 1) -> None:

@@ -16,7 +16,7 @@ from homeostat.engine.norms import finite_rows
 from homeostat.engine.problem import Problem, StepFunction
 from homeostat.engine.solution import Status
 from homeostat.engine.solve import resolvable
-from homeostat.engine.stop import Stop, check_count, check_range
+from homeostat.engine.stop import Stop, check_count, check_option, check_range
 from homeostat.errors import ContractError
 
 # An example that was read this many rounds ago goes first, however few there are of its shape.
@@ -309,9 +309,8 @@ def solve_stream(
     check_range("refill", refill, 0, "from 0 to 1", high=1)
     if sync_every is not None:
         check_count("sync_every", sync_every)
-    for name, value, kinds in (("method", method, Method), ("stop", stop, Stop)):
-        if not isinstance(value, kinds):
-            raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
+    check_option("method", method, Method, "hs.Anderson()")
+    check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
         if isinstance(value, Tensor):
             raise ValueError(f"stop.{name} must be one number in a stream, not a tensor")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from homeostat.engine import Anderson, Implicit, Solution, Stop, solve
 from homeostat.engine.gradients import Gradient
 from homeostat.engine.methods import Method
+from homeostat.engine.stop import check_option
 from homeostat.errors import ContractError
 from homeostat.nn.normalisation import evaluate_once
 
@@ -64,9 +65,9 @@ class Equilibrium(nn.Module):
         for name, value in (("cell", cell), ("start", start)):
             if not callable(value) and (name == "cell" or value is not None):
                 raise TypeError(f"{name} must be a module or a function, not {value!r}")
-        for name, value, kinds in (("method", method, Method), ("stop", stop, Stop), ("gradient", gradient, Gradient)):
-            if not isinstance(value, kinds):
-                raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
+        check_option("method", method, Method, "hs.Anderson()")
+        check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
+        check_option("gradient", gradient, Gradient, "hs.Implicit()")
         if isinstance(stop.rtol, Tensor) or isinstance(stop.max_steps, Tensor):
             raise ValueError("a layer's stop takes plain numbers; homeostat.solve takes one number an example")
         self.cell = cell

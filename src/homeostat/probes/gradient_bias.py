@@ -29,6 +29,7 @@ from homeostat.engine import (
 )
 from homeostat.engine.methods import Method
 from homeostat.engine.nest import flatten
+from homeostat.engine.stop import check_option
 from homeostat.errors import ContractError, ConvergenceWarning, InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import Own
@@ -258,7 +259,7 @@ def _parameters(source: Any) -> dict[str, Tensor]:
     if isinstance(source, nn.Module):
         source = dict(source.named_parameters())
     if not isinstance(source, Mapping):
-        raise InputError("the model is no module: say whose gradients to take, parameters={name: tensor} or a module")
+        raise InputError("the model is no module: pass parameters=your_module, or a dict of tensors by name")
     chosen = {name: tensor for name, tensor in source.items() if tensor.requires_grad}
     if not chosen:
         raise InputError("there is no parameter that requires a gradient")
@@ -269,8 +270,7 @@ def _named(gradients: Sequence[Gradient] | Mapping[str, Gradient]) -> dict[str, 
     pairs = list(gradients.items()) if isinstance(gradients, Mapping) else [(_label(g), g) for g in gradients]
     named: dict[str, Gradient] = {}
     for name, gradient in pairs:
-        if not isinstance(gradient, Gradient):
-            raise TypeError(f"a gradient must be one of homeostat's option objects, made, not {gradient!r}")
+        check_option("a gradient", gradient, Gradient, "hs.OneStep()")
         if name in named:
             raise InputError(f"two gradients are called {name}: give them names, as a dictionary")
         named[name] = gradient

@@ -80,7 +80,7 @@ def shine(problem: Problem, found: Run, gradient: Shine) -> Run:
     """
     inverse = found.inverse
     if inverse is None:
-        raise ContractError("Shine needs method=Broyden()")
+        raise ContractError("Shine needs method=Broyden(): other methods leave no inverse behind")
 
     def transform(adjoint: "_Adjoint") -> Transform:
         return lambda cotangents: adjoint.estimate(cotangents, inverse.transpose, gradient.fallback_ratio)
@@ -113,7 +113,7 @@ def _tied(
             evaluations += part.problem.rows
         if tape is not None and not tape.reaches_others():
             return untied(found, evaluations)
-    report_failure("forward", found.status, on_failure, stacklevel=4)
+    report_failure("forward", found.status, on_failure)
     if tape is None:
         return untied(found, evaluations)
     adjoint = _Adjoint(part, tape, found.status, log)
@@ -141,7 +141,7 @@ class _Adjoint:
         jacobian = JacobianRows(self._problem, self._tape, self._autocast)
         found, adjoint = solve_adjoint(jacobian, rows, source, gradient.method, gradient.stop)
         self._record(adjoint, rows)
-        report_failure("adjoint", adjoint.status, gradient.on_failure, stacklevel=4)
+        report_failure("adjoint", adjoint.status, gradient.on_failure)
         if fallback:
             return _choose(adjoint.status == Status.CONVERGED, found, rows, _finite_or_zero(cotangents))
         keep = adjoint.status != Status.DIVERGED
@@ -158,7 +158,7 @@ class _Adjoint:
         diverged = adjoint.status == Status.DIVERGED
         if not bool(diverged.any()):
             return found
-        report_failure("adjoint", torch.where(diverged, Status.DIVERGED, Status.CONVERGED), "mask", stacklevel=4)
+        report_failure("adjoint", torch.where(diverged, Status.DIVERGED, Status.CONVERGED), "mask")
         return _masked(found, ~diverged)
 
     def estimate(

@@ -38,7 +38,7 @@ def phantom(problem: Problem, found: Run, steps: int, damping: float) -> Run:
         part = part.without(bad)
     if part.problem.rows and not (is_transformed() or any(x.requires_grad for x in outputs)):
         return untied(found, evaluations)
-    report_failure("forward", found.status, "warn", stacklevel=3)
+    report_failure("forward", found.status, "warn")
     if not part.problem.rows:
         return untied(found, evaluations)
     return attach(found, part, outputs, evaluations)

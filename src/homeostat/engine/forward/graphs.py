@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from homeostat.engine.nest import Carry
 from homeostat.engine.norms import norm_dtype
 from homeostat.engine.problem import StepFunction
-from homeostat.errors import CompileWarning, ContractError
+from homeostat.errors import CompileWarning, ContractError, warn_caller
 
 
 class Block(NamedTuple):
@@ -229,7 +229,7 @@ class Graphs:
     def _warn(self, message: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(message, CompileWarning, stacklevel=10)
+            warn_caller(message, CompileWarning)
 
 
 _graphs: WeakKeyDictionary[Any, dict[Any, Graphs]] = WeakKeyDictionary()

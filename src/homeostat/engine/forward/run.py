@@ -10,6 +10,7 @@ from torch import Tensor
 from homeostat.engine.forward.accelerated import AcceleratedStepper
 from homeostat.engine.forward.anderson import TruncatedGramSchmidt
 from homeostat.engine.forward.broyden import BroydenUpdates, InverseEstimate
+from homeostat.engine.forward.independence import check_row
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
 from homeostat.engine.forward.record import Record, to_host
@@ -81,7 +82,7 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
     inverse = InverseEstimate(stepper) if watch.inverse else None
     rows = np.arange(problem.rows)
     pieces: list[tuple[NDArray[np.int64], list[Tensor]]] = []
-    taken = evaluations = 0
+    checked, taken, evaluations = False, 0, 0
     while len(rows) and taken < test.max_steps:
         room = test.room(taken)
         # Without a test nobody looks before the end, unless somebody wants every state.
@@ -109,6 +110,9 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
         positions = np.flatnonzero(~decision.finished)
         rows = rows[positions]
         if len(rows):
+            if watch.check and not checked:
+                check_row(problem, record, int(positions[0]), stepper.context)
+                checked, evaluations = True, evaluations + 1
             index = torch.from_numpy(positions).to(device)
             stepper.keep(positions, index)
             test.keep(positions, index)

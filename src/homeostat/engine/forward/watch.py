@@ -22,6 +22,8 @@ class Watch:
     """Keep the residual of every step."""
     inverse: bool = False
     """Keep Broyden's estimate of the inverse Jacobian."""
+    check: bool = False
+    """Make sure that a row gets the same answer alone, before the first rows leave."""
     sync_every: int | None = None
     """Steps between looks at the stopping test; None: chosen on the way."""
 
