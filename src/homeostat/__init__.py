@@ -19,6 +19,7 @@ from homeostat.engine import (
     Stop,
     Unrolled,
     solve,
+    solve_stream,
 )
 from homeostat.inference import predict
 from homeostat.models import IteratedModel, from_functions, load
@@ -53,5 +54,6 @@ __all__ = [
     "nn",
     "predict",
     "solve",
+    "solve_stream",
     "train",
 ]

@@ -32,6 +32,15 @@ def test_the_guide_to_equilibria_runs(capsys) -> None:
     assert names["loss"].item() < 0.5  # type: ignore[attr-defined]
 
 
+def test_the_guide_to_solving_runs(capsys) -> None:
+    text = (ROOT / "docs" / "solving.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(snippet, "solving.md", "exec"), names)
+    assert "CONVERGED" in capsys.readouterr().out
+    assert names["found"].status == 0  # type: ignore[attr-defined]
+
+
 def test_the_example_recipe_has_every_field() -> None:
     recipe = Recipe.model_validate_json((ROOT / "examples" / "recipe.json").read_text(encoding="utf-8"))
     assert recipe.model_fields_set == set(Recipe.model_fields)

@@ -1,4 +1,4 @@
-"""The fixed-point engine: `solve` and what it takes and returns."""
+"""The fixed-point engine: `solve`, `solve_stream` and what they take and return."""
 
 from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
 from homeostat.engine.methods import GMRES, Anderson, Broyden, NormalCG, Picard
@@ -6,6 +6,7 @@ from homeostat.engine.nest import Carry, Shared
 from homeostat.engine.solution import Adjoint, Solution, Status
 from homeostat.engine.solve import solve
 from homeostat.engine.stop import Stop
+from homeostat.engine.stream import SolutionStream, StreamedExample, solve_stream
 
 __all__ = [
     "GMRES",
@@ -23,8 +24,11 @@ __all__ = [
     "Shared",
     "Shine",
     "Solution",
+    "SolutionStream",
     "Status",
     "Stop",
+    "StreamedExample",
     "Unrolled",
     "solve",
+    "solve_stream",
 ]

@@ -33,7 +33,7 @@ def refuse_batch_statistics(*, dropout: bool = False) -> Iterator[None]:
         if dropout and isinstance(module, _DropoutNd) and module.training and module.p > 0:
             warnings.warn(
                 f"step calls {type(module).__name__} in training mode: it draws new noise at every evaluation, so "
-                "there is no fixed point to differentiate. Put a mask of homeostat.nn.VariationalDropout into the context",
+                "there is no fixed point to differentiate. Put a mask of nn.VariationalDropout into the context",
                 ConvergenceWarning,
                 stacklevel=2,
             )

@@ -191,6 +191,18 @@ def select(leaves: Sequence[Any], layout: Layout, index: Tensor) -> list[Any]:
     ]
 
 
+def append(parts: Sequence[Sequence[Any]], layout: Layout) -> list[Any]:
+    """The rows of several batches with one layout, one behind the other; what is shared is taken from the first."""
+    return [
+        pieces[0] if kind == "shared" else torch.cat(pieces) for kind, *pieces in zip(layout.kinds, *parts, strict=True)
+    ]
+
+
+def zero_rows(leaf: Tensor, count: int) -> Tensor:
+    """The leaf with so many rows of zeros behind its own."""
+    return torch.cat([leaf, leaf.new_zeros(count, *leaf.shape[1:])])
+
+
 def merge_rows(leaves: Sequence[Tensor], index: Tensor, rows: Sequence[Tensor]) -> list[Tensor]:
     """`leaves` with their rows `index` replaced by `rows`; gradients flow to both."""
     return [old.index_copy(0, index, new) for old, new in zip(leaves, rows, strict=True)]

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from homeostat.engine.nest import Layout, count_rows, flatten, select
+from homeostat.engine.nest import Layout, append, count_rows, flatten, select
 from homeostat.errors import ContractError
 
 StepFunction = Callable[[Any, Any], Any]
@@ -34,6 +34,15 @@ class Problem:
         context_leaves, context_layout = flatten(context, "context")
         rows = count_rows(leaves, layout, context_leaves, context_layout)
         return cls(step, leaves, layout, context_leaves, context_layout, rows)
+
+    @classmethod
+    def together(cls, problems: "Sequence[Problem]") -> "Problem":
+        """The rows of problems with the same layouts and shapes as one batch; what is shared is the first one's."""
+        first = problems[0]
+        state = append([problem.state for problem in problems], first.layout)
+        context = append([problem.context for problem in problems], first.context_layout)
+        rows = sum(problem.rows for problem in problems)
+        return cls(first.step, state, first.layout, context, first.context_layout, rows)
 
     def apply(self, state: list[Tensor], context: Sequence[Any]) -> list[Tensor]:
         """One step on some rows, checked against the contract; see `bind`."""

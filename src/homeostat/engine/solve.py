@@ -95,7 +95,7 @@ def solve(
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
         if isinstance(value, Tensor) and len(value) != problem.rows:
             raise ContractError(f"stop.{name} has {len(value)} entries, the state has {problem.rows} rows")
-    stop = _resolvable(stop, problem)
+    stop = resolvable(stop, problem)
     graphed = torch.is_grad_enabled()
     inverse = graphed and isinstance(gradient, Shine) and isinstance(method, Broyden)
     watch = Watch(returns == "best", trace, inverse, sync_every)
@@ -123,7 +123,7 @@ def solve(
     return Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, found.trace, adjoint)
 
 
-def _resolvable(stop: Stop, problem: Problem) -> Stop:
+def resolvable(stop: Stop, problem: Problem) -> Stop:
     """The stop with tolerances that the dtype of the state can resolve."""
     dtypes = {problem.state[i].dtype for i in problem.layout.measured()}
     coarsest = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)

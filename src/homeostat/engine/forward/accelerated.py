@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.engine.forward.dots import dots
 from homeostat.engine.forward.packing import Packing
 from homeostat.engine.forward.record import Mask, Record, to_host
 from homeostat.engine.forward.safeguard import PERIOD, Safeguard
 from homeostat.engine.forward.stepper import Stepper
-from homeostat.engine.nest import select
+from homeostat.engine.nest import append, select, zero_rows
 from homeostat.engine.norms import residuals
 from homeostat.engine.problem import Problem
 
@@ -38,11 +39,19 @@ class History(Protocol):
         """Rows have left; `positions` and `index` both say where those are that stay."""
         ...
 
+    def join(self, count: int) -> None:
+        """So many rows have come in, behind the others, with nothing to remember."""
+        ...
+
 
 class AcceleratedStepper(Stepper):
-    """Plain steps, and proposed ones for the rows whose safeguard allows it."""
+    """Plain steps, and proposed ones for the rows whose safeguard allows it.
+
+    The next state is worked out when somebody asks for it: by then rows that are finished have left, and their states.
+    """
 
     def __init__(self, problem: Problem, damping: float, make_history: Callable[[Tensor], History]) -> None:
+        self._state: list[Tensor] | None = None
         super().__init__(problem)
         self._damping, self._make_history = damping, make_history
         self.packing = Packing(problem.state, self.measured)
@@ -52,43 +61,67 @@ class AcceleratedStepper(Stepper):
         """Made when the first trial begins."""
         self._anchor: list[Tensor] | None = None
         self._anchor_residual: Tensor | None = None
-        self._residual: Tensor | None = None  # of the step before, and the value that belongs to it
+        self._restored: Tensor | None = None  # rows that go back to their anchor now, (rows,)
+        # f(z) - z and the plain next state, of the latest step and of the one before.
+        self._residual: Tensor | None = None
         self._value: Tensor | None = None
+        self._former: Tensor | None = None
+        self._former_value: Tensor | None = None
         self._norms: list[Tensor] = []  # of the residuals since the last decision
         self._products: list[Tensor] = []  # of a residual with the one before
 
+    @property
+    def state(self) -> list[Tensor]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See `Stepper.state`."""
+        if self._state is None:
+            self._state = self._next_state()
+        return self._state
+
+    @state.setter
+    def state(self, leaves: list[Tensor]) -> None:
+        self._state = leaves
+
     def receive(self, record: Record, after: list[Tensor]) -> None:
         """See `Stepper.receive`."""
-        guard, packing, state = self._safeguard, self.packing, self.state
+        guard, state = self._safeguard, self.state
         self.taken += 1
-        old, new = packing.pack(state), packing.pack(after)
+        old, new = self.packing.pack(state), self.packing.pack(after)
         residual = new - old
         value = new if self._damping == 1 else torch.lerp(old, new, self._damping)
+        self._former, self._former_value = self._residual, self._value
+        self._residual, self._value, self.last, self._state = residual, value, after, None
         with torch.no_grad():
             norm = torch.linalg.vector_norm(residual, dim=1)
-            record.add(state, after, [norm] if packing.plain else None, guard.away if guard.away.any() else None)
+            record.add(state, after, [norm] if self.packing.plain else None, None if guard.settled else guard.away)
             self._norms.append(norm)
             if guard.trials < len(residual) and self.taken % PERIOD != 1:
-                assert self._residual is not None
-                self._products.append((residual * self._residual).sum(1))
-        restored = self._review(residual, value, after) if self.taken % PERIOD == 0 else None
+                assert self._former is not None
+                self._products.append(dots(self._former[:, None], residual)[:, 0])
+        self._restored = self._review(residual, value, state, after) if self.taken % PERIOD == 0 else None
+
+    def _next_state(self) -> list[Tensor]:
+        guard, residual, value, after = self._safeguard, self._residual, self._value, self.last
+        assert residual is not None
+        assert value is not None
         proposal = value
         if guard.trials:
             assert self.history is not None
-            assert self._residual is not None
-            assert self._value is not None
-            former, former_value = self._residual, self._value
-            proposal = self.history.propose(self.taken, residual, former, value, former_value)
+            assert self._former is not None
+            assert self._former_value is not None
+            proposal = self.history.propose(self.taken, residual, self._former, value, self._former_value)
             if guard.trials < len(residual):
                 assert self._gate is not None
                 proposal = torch.where(self._gate, proposal, value)
-        self._residual, self._value, self.last = residual, value, after
-        self.state = after if proposal is new else packing.unpack(proposal, after)
-        if restored is not None:
-            assert self._anchor is not None
-            self.state = _where(restored, self._anchor, self.state)
+        self._former = self._former_value = None
+        plain = proposal is value and self._damping == 1
+        state = after if plain else self.packing.unpack(proposal, after)
+        restored, self._restored = self._restored, None
+        if restored is None:
+            return state
+        assert self._anchor is not None
+        return _where(restored, self._anchor, state)
 
-    def _review(self, residual: Tensor, value: Tensor, after: list[Tensor]) -> Tensor | None:
+    def _review(self, residual: Tensor, value: Tensor, before: list[Tensor], after: list[Tensor]) -> Tensor | None:
         """Let the safeguard decide at the end of a period; returns the rows that go back to their anchor."""
         guard, count = self._safeguard, len(self._norms)
         numbers = to_host(torch.stack([*self._norms, *self._products]))
@@ -102,7 +135,7 @@ class AcceleratedStepper(Stepper):
             plain = self.packing.unpack(value, after)
             moved = torch.from_numpy(verdict.begin | verdict.advance).to(device)
             with torch.no_grad():
-                relative = residuals(*([leaves[i] for i in self.measured] for leaves in (self.state, after)))[2]
+                relative = residuals(*([leaves[i] for i in self.measured] for leaves in (before, after)))[2]
             if self._anchor is None:
                 self._anchor, self._anchor_residual = plain, relative
             else:
@@ -128,16 +161,39 @@ class AcceleratedStepper(Stepper):
 
     def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
         """See `Stepper.keep`."""
-        super().keep(positions, index)
-        self._anchor = None if self._anchor is None else select(self._anchor, self.problem.layout, index)
-        self._residual, self._value, self._anchor_residual = (
-            None if x is None else x[index] for x in (self._residual, self._value, self._anchor_residual)
+        self._keep_problem(index)
+        layout = self.problem.layout
+        self.last = select(self.last, layout, index)
+        self._state = None if self._state is None else select(self._state, layout, index)
+        self._anchor = None if self._anchor is None else select(self._anchor, layout, index)
+        self._anchor_residual = None if self._anchor_residual is None else self._anchor_residual[index]
+        self._residual, self._value, self._former, self._former_value, self._restored, self._gate = (
+            None if x is None else x[index]
+            for x in (self._residual, self._value, self._former, self._former_value, self._restored, self._gate)
         )
         self._norms, self._products = [x[index] for x in self._norms], [x[index] for x in self._products]
         self._safeguard.keep(positions)
-        self._gate = None if self._gate is None else self._gate[index]
         if self.history is not None:
             self.history.keep(positions, index)
+
+    def until_open(self) -> int:
+        """See `Stepper.until_open`: newcomers begin with a period, so that the safeguard decides at the same steps."""
+        return (PERIOD - self.taken % PERIOD) % PERIOD
+
+    def join(self, newcomers: Problem) -> None:
+        """See `Stepper.join`. Whatever stands in the new rows is not used before they have taken a period's steps."""
+        super().join(newcomers)
+        count = newcomers.rows
+        if self._anchor is not None:
+            self._anchor = append([self._anchor, newcomers.state], self.problem.layout)
+        self._anchor_residual = None if self._anchor_residual is None else zero_rows(self._anchor_residual, count)
+        self._residual, self._value = (
+            None if x is None else zero_rows(x, count) for x in (self._residual, self._value)
+        )
+        self._safeguard.join(count)
+        self._gate = None if self._gate is None else zero_rows(self._gate, count)
+        if self.history is not None:
+            self.history.join(count)
 
 
 def _where(rows: Tensor, chosen: list[Tensor], others: list[Tensor]) -> list[Tensor]:

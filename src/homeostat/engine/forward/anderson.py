@@ -5,7 +5,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Matrices with more entries than this are walked through row by row: a batched product of many thin matrices is slow.
+from homeostat.engine.forward.dots import dots
+from homeostat.engine.nest import zero_rows
+
+# Histories with more entries than this a row are walked through in pieces.
 _LONG = 1 << 14
 _STRETCH = 1 << 13
 # A new difference that lies in the span of the former ones but for this share is not used: its direction is noise.
@@ -48,7 +51,7 @@ class TruncatedGramSchmidt:
         """`value` less what the differences explain of it; see `History.propose`."""
         slot = step % self._memory
         weights = self._weights * self._others[slot]
-        coefficients = _dots(self._pairs[:, :, : self._unknowns], residual) * weights
+        coefficients = dots(self._pairs[:, :, : self._unknowns], residual) * weights
         overlap = torch.addcmul(coefficients, self._coefficients, self._others[slot], value=-1)
         both = torch.stack([overlap, coefficients], 1)
         replace = self._replace_in_pieces if self._in_pieces else self._replace
@@ -58,7 +61,7 @@ class TruncatedGramSchmidt:
         removed = torch.linalg.vector_norm(overlap * self._sizes, dim=1)
         least = torch.maximum(_INDEPENDENT * removed, self._noise * torch.linalg.vector_norm(value, dim=1))
         size = torch.where(size > least, size, torch.inf)
-        latest = _dots(direction[:, None], residual)[:, 0] / size**2
+        latest = dots(direction[:, None], residual)[:, 0] / size**2
         self._set(slot, size, latest, coefficients)
         if self._in_pieces:
             return torch.sub(value, explained, out=explained).addcmul_(partner, latest[:, None], value=-1)
@@ -123,9 +126,8 @@ class TruncatedGramSchmidt:
         self._pairs, self._sizes = self._pairs[index], self._sizes[index]
         self._weights, self._coefficients = self._weights[index], self._coefficients[index]
 
-
-def _dots(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """`(rows, m, n), (rows, n) -> (rows, m)`."""
-    if matrices[0].numel() > _LONG and not matrices.is_cuda:
-        return torch.stack([matrix @ vector for matrix, vector in zip(matrices, vectors, strict=True)])
-    return torch.bmm(vectors[:, None], matrices.transpose(1, 2))[:, 0]
+    def join(self, count: int) -> None:
+        """See `History.join`."""
+        self._pairs, self._sizes, self._weights, self._coefficients = (
+            zero_rows(x, count) for x in (self._pairs, self._sizes, self._weights, self._coefficients)
+        )

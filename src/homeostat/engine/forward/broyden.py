@@ -8,6 +8,7 @@ from torch import Tensor
 from homeostat.engine.forward.accelerated import AcceleratedStepper
 from homeostat.engine.forward.packing import Packing
 from homeostat.engine.forward.stepper import Stepper
+from homeostat.engine.nest import zero_rows
 
 # An update whose denominator is smaller than this share of what it is made of is left out: it would be noise.
 _REGULAR = 1e-6
@@ -81,6 +82,11 @@ class BroydenUpdates:
     def keep(self, positions: NDArray[np.int64], index: Tensor) -> None:
         """See `History.keep`."""
         self.u, self.v, self._used = self.u[index], self.v[index], self._used[positions]
+
+    def join(self, count: int) -> None:
+        """See `History.join`."""
+        self.u, self.v = zero_rows(self.u, count), zero_rows(self.v, count)
+        self._used = np.concatenate([self._used, np.zeros(count, np.int64)])
 
 
 class InverseEstimate:

@@ -62,7 +62,7 @@ class Safeguard:
         """Number of rows in a trial."""
         self.away: Mask = self._mode != _PLAIN
         """Rows that may go back to their anchor."""
-        self._settled = not self.away.any()
+        self.settled = not self.away.any()
 
     def review(self, norms: NDArray[np.floating], products: NDArray[np.floating]) -> Verdict | None:
         """Decide at the end of a period; None where nothing changes for any row.
@@ -82,7 +82,7 @@ class Safeguard:
             shrinking = (norms[1:] <= norms[:-1]).all(0) & (now <= self._lowest)
             begin = aligned & shrinking & (self._pause <= 0) & (self._mode == _PLAIN)
             self._lowest = np.where(self._mode == _PLAIN, np.fmin(self._lowest, norms.min(0)), self._lowest)
-        if self._settled and not begin.any():
+        if self.settled and not begin.any():
             self._pause -= PERIOD
             return None
         fell_enough = now <= self._level * np.maximum(self._quotient, _RATE) ** PERIOD
@@ -119,4 +119,11 @@ class Safeguard:
         self._mode, self._level, self._anchor_level = self._mode[index], self._level[index], self._anchor_level[index]
         self._quotient, self._pause, self._lowest = self._quotient[index], self._pause[index], self._lowest[index]
         self._spent, self._failures = self._spent[index], self._failures[index]
+        self._refresh()
+
+    def join(self, rows: int) -> None:
+        """Rows come in behind the others, at the beginning of a period."""
+        fresh = Safeguard(rows)
+        for name in ("_mode", "_level", "_anchor_level", "_quotient", "_lowest", "_pause", "_spent", "_failures"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(fresh, name)]))
         self._refresh()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.forward.record import Record
-from homeostat.engine.nest import select
+from homeostat.engine.nest import append, select
 from homeostat.engine.problem import Problem
 
 
@@ -58,5 +58,21 @@ class Stepper(ABC):
         same = self.state is self.last
         self.last = select(self.last, layout, index)
         self.state = self.last if same else select(self.state, layout, index)
+        self._keep_problem(index)
+
+    def _keep_problem(self, index: Tensor) -> None:
         self.context = select(self.context, self.problem.context_layout, index)
+        self._apply = self._bound = self.problem.bind(self.context)
+
+    def until_open(self) -> int:
+        """Steps to take before rows may join."""
+        return 0
+
+    def join(self, newcomers: Problem) -> None:
+        """Rows that have taken no step come in behind those that are there; only where `until_open()` is 0."""
+        layout = self.problem.layout
+        same = self.state is self.last
+        self.last = append([self.last, newcomers.state], layout)
+        self.state = self.last if same else append([self.state, newcomers.state], layout)
+        self.context = append([self.context, newcomers.context], self.problem.context_layout)
         self._apply = self._bound = self.problem.bind(self.context)
