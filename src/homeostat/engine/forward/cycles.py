@@ -65,7 +65,7 @@ class CycleTest:
                 repeats[0] = False  # a lag of one is the residual itself
             proposals = record.proposals()
             if proposals is not None:  # trials that fail come back to the same states, and have large residuals
-                tried: Mask = proposals.any(0)
+                tried: Mask = np.logical_or.reduce(proposals, axis=0)
                 self._tried = tried if self._tried is None else self._tried | tried
             seen: Mask = np.logical_or.reduce(repeats, axis=0)
             self._repeats = seen if self._repeats is None else self._repeats | seen
