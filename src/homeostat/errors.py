@@ -30,3 +30,7 @@ class ConvergenceError(HomeostatError):
 
 class ConvergenceWarning(UserWarning):
     """Rows did not converge, so that what is computed from them is not what it claims to be."""
+
+
+class CompileWarning(UserWarning):
+    """A step was to be compiled and runs eagerly, or is compiled again and again: slower than asked for, not wrong."""

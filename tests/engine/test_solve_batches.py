@@ -43,9 +43,8 @@ def test_more_rows_change_nothing(gains, more):
     for name in FIELDS:
         found = getattr(joined, name)[: len(gains)]
         torch.testing.assert_close(found, getattr(plain, name), rtol=0, atol=0, equal_nan=True)
-    # How often the test looks may differ: a row that is finished is evaluated up to three times more.
-    apart = plain.row_evaluations + run(more).row_evaluations
-    assert abs(joined.row_evaluations - apart) <= 3 * len(gains + more)
+    # How often the test looks depends on all rows: what is evaluated in vain does, too.
+    assert int(joined.steps.sum()) <= joined.row_evaluations <= int(joined.steps.sum()) + 15 * len(joined.steps)
 
 
 @settings(max_examples=10, deadline=None)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.functional import refuse_vmap
+from homeostat.engine.backward.functional import is_transformed, refuse_vmap
 from homeostat.engine.backward.implicit import implicit, neumann, shine
 from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
@@ -36,6 +36,7 @@ def solve(
     returns: Literal["last", "best"] = "last",
     trace: bool = False,
     sync_every: int | None = None,
+    compile: bool = False,
 ) -> Solution:
     """Apply `state <- step(state, context)` until each example has converged, and differentiate the result.
 
@@ -61,6 +62,10 @@ def solve(
         sync_every: look at the stopping test every so many steps, for devices on which looking means waiting; states in
             between are kept, and answers are those of the first step within tolerance all the same. None: the engine
             chooses, every step where rows are about to finish and seldom where they are not.
+        compile: take steps as compiled graphs, of several steps where the state is small: the same answers to rounding,
+            statuses and steps, in less time where there are many. The first solve with a step compiles, for seconds. A
+            step that PyTorch cannot compile as one graph runs eagerly, with a CompileWarning; `Unrolled`, solves under
+            the transforms of `torch.func`, and all backward passes are eager in any case.
 
     Returns:
         A `Solution`. Its state is the last f(z) of each example (or the best), and `residual` was measured on the way
@@ -86,6 +91,8 @@ def solve(
     for name, value, kinds in (("method", method, Method), ("stop", stop, Stop), ("gradient", gradient, Gradient)):
         if not isinstance(value, kinds):
             raise TypeError(f"{name} must be one of homeostat's option objects, made, not {value!r}")
+    if not isinstance(compile, bool):
+        raise TypeError(f"compile must be True or False, not {compile!r}")
     if returns not in ("last", "best"):
         raise ValueError(f"returns must be 'last' or 'best', not {returns!r}")
     if sync_every is not None:
@@ -100,14 +107,15 @@ def solve(
     inverse = graphed and isinstance(gradient, Shine) and isinstance(method, Broyden)
     watch = Watch(returns == "best", trace, inverse, sync_every)
 
+    compile = compile and not is_transformed()
     adjoint: list[Adjoint] = []
     if not graphed:
-        found = run(problem, stop, method, watch)
+        found = run(problem, stop, method, watch, compile)
     elif isinstance(gradient, Unrolled):
         found = unrolled(problem, stop, method, gradient, watch)
     else:
         with torch.no_grad():
-            found = run(problem, stop, method, watch)
+            found = run(problem, stop, method, watch, compile)
         match gradient:
             case Implicit():
                 found = implicit(problem, found, gradient, stop, adjoint)

@@ -23,12 +23,13 @@ _CAUTION = 0.5
 class Pace:
     """Chooses block lengths from the residuals so far."""
 
-    def __init__(self, state: list[Tensor], sync_every: int | None) -> None:
+    def __init__(self, state: list[Tensor], sync_every: int | None, block: int = 1) -> None:
+        """`block`: steps that the method best takes at once."""
         size = max(sum(leaf.numel() * leaf.element_size() for leaf in state), 1)
         self._most = max(1, min(CHECKPOINT, _BLOCK_BYTES // size))
-        self._fewest = _FEWEST if size <= _SMALL_BYTES else 1
-        self._fixed = sync_every
-        self._next = self._fewest
+        self._fewest = max(block, _FEWEST if size <= _SMALL_BYTES else 1)
+        self._fixed, self._block = sync_every, block
+        self._next = 1 if block > 1 else self._fewest
         self._former: float | None = None
 
     def next(self, room: int) -> int:
@@ -47,4 +48,5 @@ class Pace:
             left = math.log(max(last, 1.0)) / (math.log(first / last) / steps)
         elif not last > 0:
             left = 1
-        self._next = max(self._fewest, int(min(2 * self._next, self._most, _CAUTION * left)))
+        count = max(self._fewest, int(min(2 * self._next, self._most, _CAUTION * left)))
+        self._next = count - count % self._block

@@ -40,6 +40,8 @@ class Record:
     """Euclidean norms of f(z) - z, `(rows,)`: one for each step and measured leaf, step by step."""
     proposed: list[Mask | None] = field(default_factory=list)
     """Step by step, rows in a trial that is taken back if f(z) is not finite; None where there are none."""
+    last_lengths: list[Tensor] | None = field(default=None, kw_only=True)
+    """Norms of the measured leaves of the last f(z), where the method has them."""
 
     @property
     def steps(self) -> int:
@@ -79,7 +81,8 @@ class Record:
         """
         last = self.after[-1]
         # One transfer for everything that the host wants to know.
-        table = to_host(torch.stack([*self.lengths, *(row_lengths(last[i]) for i in self.measured)]))
+        ends = self.last_lengths or [row_lengths(last[i]) for i in self.measured]
+        table = to_host(torch.stack([*self.lengths, *ends]))
         leaves = len(self.measured)
         roots = self._roots()
         changes = [table[k : len(self.lengths) : leaves] * root for k, root in enumerate(roots)]
@@ -94,9 +97,9 @@ class Record:
         """RMS of f(z) less a former state, `(steps, rows)` for each measured leaf; as `changes`, unless `exact`."""
         if exact:
             return [to_host(torch.stack([row_rms(x[i] - kept[i]) for x in self.after])) for i in self.measured]
-        lengths = [row_lengths(x[i] - kept[i]) for x in self.after for i in self.measured]
-        table = to_host(torch.stack(lengths))
-        return [table[k :: len(self.measured)] * root for k, root in enumerate(self._roots())]
+        lags = (torch.stack([x[i] for x in self.after]).sub_(kept[i]) for i in self.measured)
+        lengths = [row_lengths(lag.flatten(0, 1)).view(self.steps, -1) for lag in lags]
+        return [to_host(x) * root for x, root in zip(lengths, self._roots(), strict=True)]
 
     def exact_norms(self) -> tuple[list[Table], list[Table]]:
         """RMS of f(z) - z and of f(z), `(steps, rows)` for each measured leaf, right for every finite value."""

@@ -42,16 +42,22 @@ class Run:
     """Of Broyden's method, where it was asked for."""
 
 
-def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) -> Run:  # noqa: B008
+def run(
+    problem: Problem,
+    stop: Stop,
+    method: Method,
+    watch: Watch = Watch(),  # noqa: B008
+    compile: bool = False,
+) -> Run:
     """Iterate; rows that start non-finite, or that may take no step, are left as they are."""
     idle = _rows_that_cannot_start(problem, stop)
     busy = (idle < 0).nonzero().squeeze(1)
     if len(busy) == problem.rows:
-        return _run(problem, stop, method, watch)
-    nothing = _run(problem, Stop(max_steps=0), method, watch)
+        return _run(problem, stop, method, watch, compile)
+    nothing = _run(problem, Stop(max_steps=0), method, watch, compile=False)
     if not len(busy):
         return replace(nothing, status=idle)
-    part = _run(problem.subset(busy), rows_of(stop, busy), method, watch)
+    part = _run(problem.subset(busy), rows_of(stop, busy), method, watch, compile)
     leaves = merge_rows(problem.state, busy, part.leaves)
     steps, residual, status = (
         whole.index_copy(0, busy, rows)
@@ -65,12 +71,12 @@ def run(problem: Problem, stop: Stop, method: Method, watch: Watch = Watch()) ->
     return Run(leaves, steps, residual, status, part.row_evaluations, trace, inverse)
 
 
-def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
+def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bool) -> Run:
     device = problem.state[0].device
     test = StopTest(stop, problem.state, problem.layout.measured())
-    stepper = make_stepper(problem, method)
+    stepper = make_stepper(problem, method, compile)
     # An inverse is kept as it was when its row was finished, so that no step may come after that one.
-    pace = Pace(problem.state, 1 if watch.inverse else watch.sync_every)
+    pace = Pace(problem.state, 1 if watch.inverse else watch.sync_every, stepper.block)
     observer = Observer(watch, problem)
     inverse = InverseEstimate(stepper) if watch.inverse else None
     rows = np.arange(problem.rows)
@@ -116,8 +122,15 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     return Run(leaves, steps, residual, status, evaluations, trace, inverse)
 
 
-def make_stepper(problem: Problem, method: Method) -> Stepper:
-    """The method at work on a problem."""
+def make_stepper(problem: Problem, method: Method, compile: bool = False) -> Stepper:
+    """The method at work on a problem, with compiled steps if asked for."""
+    if compile:
+        # Not at the top: it brings in PyTorch's compiler, which takes seconds.
+        from homeostat.engine.forward.compiled import CompiledPicardStepper, CompiledProblem
+
+        if isinstance(method, Picard):
+            return CompiledPicardStepper(problem, method)
+        problem = CompiledProblem(**vars(problem))
     graphed = torch.is_grad_enabled()
     noise = noise_floor([problem.state[i] for i in problem.layout.measured()], _NOISE_UNITS)
     match method:

@@ -15,6 +15,9 @@ from homeostat.engine.problem import Problem
 class Stepper(ABC):
     """A method at work. `state` is where it wants `f` evaluated next; `receive` tells it what came back."""
 
+    block = 1
+    """Steps that are best taken at once."""
+
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.measured = problem.layout.measured()
