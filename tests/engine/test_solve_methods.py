@@ -352,6 +352,21 @@ def test_whatever_the_budget_a_row_that_blew_up_under_extrapolation_has_a_finite
         assert math.isfinite(solution.residual.item())
 
 
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_stream_gives_such_rows_the_same_state(method):
+    starts = [torch.full((1, 1), x) for x in (0.0, 2.0, -3.0, 9.5, 0.5)]
+    for limit in (4, 5, 6, 17, 60):
+        stop = Stop(1e-6, 0.0, limit)
+        stream = hs.solve_stream(capped, lambda c: c, starts, batch_size=2, method=method, stop=stop)
+        for found in stream:
+            alone = hs.solve(capped, starts[found.index], method=method, stop=stop)
+            assert found.steps == alone.steps.item()
+            assert found.status == alone.status.item()
+            assert found.residual == pytest.approx(alone.residual.item(), rel=1e-5)
+            torch.testing.assert_close(found.state, alone.state)
+            assert found.state.isfinite().all()
+
+
 @pytest.mark.parametrize("method", [Anderson(), Broyden()], ids=str)
 def test_plain_steps_behind_a_slow_extrapolation_may_blow_up_as_well(method):
     # Extrapolation goes to 10, 111 and 1525, where the residual is about as large as before; the plain step from

@@ -153,6 +153,15 @@ class AcceleratedStepper(Stepper):
         """`(rows,)` bool: rows whose next state is a proposal."""
         return self._safeguard.trial
 
+    def is_lost(self, record: Record, row: int, at: int) -> bool:
+        """Whether what a row would leave with at a step of the record (-1: before it) is not finite.
+
+        It was made by a trial then, and the row leaves with its anchor. The anchor is finite: it follows from finite
+        values.
+        """
+        leaves = record.origin if at < 0 else record.after[at]
+        return not all(bool(torch.isfinite(leaves[i][row]).all()) for i in self.measured)
+
     def anchors(self, index: Tensor) -> tuple[list[Tensor], Tensor]:
         """Where some rows would go back to: the leaves, and their relative residuals."""
         assert self._anchor is not None

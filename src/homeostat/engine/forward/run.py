@@ -159,9 +159,7 @@ def _lost(
     lost &= (decision.at < decision.last) | (test.status[rows] == Status.MAX_STEPS)
     if isinstance(stepper, AcceleratedStepper):
         for position in np.flatnonzero(lost):
-            step = decision.at[position]
-            leaves = record.origin if step < 0 else record.after[step]
-            lost[position] = not all(bool(torch.isfinite(leaves[i][position]).all()) for i in stepper.measured)
+            lost[position] = stepper.is_lost(record, int(position), int(decision.at[position]))
         return lost
     return np.zeros_like(lost)
 

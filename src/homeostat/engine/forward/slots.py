@@ -5,6 +5,7 @@ without a difference to them. The stopping test counts steps from a row's own be
 together, a cohort, have a test of their own.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.engine.forward.accelerated import AcceleratedStepper
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.record import Record, Table
 from homeostat.engine.forward.run import make_stepper
@@ -162,6 +164,7 @@ class Slots(Generic[Member]):
                 finished += cohort.release(rows, decision, stepper.state[0].device)
                 rows = rows[~decision.finished]
             staying.append(rows)
+        leaving, others = self._take_back(record, finished)
         if finished:
             self._cohorts = [cohort for cohort in self._cohorts if cohort.members]
             positions = np.concatenate(staying)
@@ -169,7 +172,32 @@ class Slots(Generic[Member]):
                 stepper.keep(positions, torch.from_numpy(positions).to(stepper.state[0].device))
             else:
                 self._stepper = None
-        return count, _leave(record, finished, stepper.problem.layout)
+        return count, leaving + _leave(record, others, stepper.problem.layout)
+
+    def _take_back(
+        self, record: Record, finished: list[_Finished[Member]]
+    ) -> tuple[list[Leaving[Member]], list[_Finished[Member]]]:
+        """Rows that would leave with what a trial made that is not finite leave with where the trial began.
+
+        Returns:
+            These, and the others.
+        """
+        stepper = self._stepper
+        if not isinstance(stepper, AcceleratedStepper):
+            return [], finished
+        leaving: list[Leaving[Member]] = []
+        others: list[_Finished[Member]] = []
+        for row in finished:
+            over = row.status == Status.MAX_STEPS
+            # Without a tolerance, rows that diverged are left as they are.
+            suspect = not math.isfinite(row.residual) and (over or self._stop.tests)
+            if suspect and stepper.is_lost(record, row.row, row.at):
+                leaves, relative = stepper.anchors(torch.tensor([row.row], device=stepper.last[0].device))
+                residual = float(relative) if over else row.residual
+                leaving.append(Leaving(row.member, leaves, row.steps, residual, row.status))
+            else:
+                others.append(row)
+        return leaving, others
 
     def _length(self, cohort: _Cohort[Member]) -> int:
         room = cohort.test.room(cohort.age)
