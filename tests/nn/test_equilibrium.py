@@ -107,7 +107,7 @@ def test_options_are_checked_when_it_is_made():
     for name in ("method", "stop", "gradient"):
         with pytest.raises(TypeError, match=f"{name} must be an instance such as hs"):
             Equilibrium(Cell(), **{name: "anderson"})
-    with pytest.raises(TypeError, match="stop must be one"):
+    with pytest.raises(TypeError, match="stop must be an instance"):
         Equilibrium(Cell(), stop=hs.Stop)
     with pytest.raises(TypeError, match="cell must be a module or a function"):
         Equilibrium(0.5)

@@ -92,6 +92,8 @@ def solve(
     check_option("gradient", gradient, Gradient, "hs.Implicit()")
     if returns not in ("last", "best"):
         raise ValueError(f"returns must be 'last' or 'best', not {returns!r}")
+    if not isinstance(compile, bool):
+        raise TypeError(f"compile must be True or False, not {compile!r}")
     if sync_every is not None:
         check_count("sync_every", sync_every)
     refuse_vmap()

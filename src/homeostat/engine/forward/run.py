@@ -110,7 +110,7 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
         positions = np.flatnonzero(~decision.finished)
         rows = rows[positions]
         if len(rows):
-            if watch.check and not checked:
+            if watch.check and test.tests and not checked:
                 check_row(problem, record, int(positions[0]), stepper.context)
                 checked, evaluations = True, evaluations + 1
             index = torch.from_numpy(positions).to(device)
