@@ -1,4 +1,4 @@
-"""A step whose answer for an example depends on the others is found out before rows leave, and not obeyed in silence."""
+"""A step whose answer for an example depends on the others is found out before rows leave, not obeyed in silence."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_noise_that_is_not_context():
 def test_a_batch_in_a_closure_is_named_where_the_step_fails():
     inputs = torch.randn(3, 4)
     with pytest.raises(ContractError, match="step changed state") as caught:
-        hs.solve(lambda z, c: c * z + inputs, torch.zeros(3, 4), GAIN)
+        hs.solve(lambda z, c: c * z + inputs, torch.zeros(3, 4), GAIN, method=hs.Picard())
     assert "not of a closure" in "".join(caught.value.__notes__)
 
 
