@@ -44,7 +44,10 @@ def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled, w
     good = (tested.status != Status.DIVERGED).nonzero().squeeze(1)
     again = _truncated(problem.subset(good), tested.steps[good], method, gradient.last)
     leaves = merge_rows([x.detach() for x in tested.leaves], good, again.leaves)
-    return replace(tested, leaves=leaves, row_evaluations=tested.row_evaluations + again.row_evaluations)
+    # The last steps were plain ones: the residual is theirs, not that of the accelerated steps that they stand for.
+    residual = tested.residual.index_copy(0, good, again.residual)
+    evaluations = tested.row_evaluations + again.row_evaluations
+    return replace(tested, leaves=leaves, residual=residual, row_evaluations=evaluations)
 
 
 def _truncated(problem: Problem, steps: int | Tensor, method: Method, last: int) -> Run:
