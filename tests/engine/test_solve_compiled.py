@@ -316,3 +316,10 @@ def test_the_compiler_is_not_imported_unasked():
         "sys.exit(any(x.startswith('homeostat') and x.endswith(('.compiled', '.graphs')) for x in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_pytorch_whose_compiler_looks_different_runs_eagerly(monkeypatch):
+    monkeypatch.setitem(sys.modules, "homeostat.engine.forward.compiled", None)
+    with pytest.warns(CompileWarning, match="cannot compile steps"):
+        solution = hs.solve(lambda z, c: 0.5 * z + c, torch.zeros(2, 3), torch.ones(2, 3), compile=True)
+    assert solution.converged.all()

@@ -23,6 +23,7 @@ from homeostat.engine.norms import finite_rows, noise_floor
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
+from homeostat.errors import CompileWarning, warn_caller
 
 # Two values of a map that should be the same differ by one or two units in the last place.
 _NOISE_UNITS = 4
@@ -129,9 +130,11 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
 def make_stepper(problem: Problem, method: Method, compile: bool = False) -> Stepper:
     """The method at work on a problem, with compiled steps if asked for."""
     if compile:
-        # Not at the top: it brings in PyTorch's compiler, which takes seconds.
-        from homeostat.engine.forward.compiled import CompiledPicardStepper, CompiledProblem
-
+        try:  # not at the top: it brings in PyTorch's compiler, which takes seconds, and parts of it that may move
+            from homeostat.engine.forward.compiled import CompiledPicardStepper, CompiledProblem
+        except ImportError as error:
+            warn_caller(f"this PyTorch cannot compile steps for homeostat; they run eagerly: {error}", CompileWarning)
+            return make_stepper(problem, method)
         if isinstance(method, Picard):
             return CompiledPicardStepper(problem, method)
         problem = CompiledProblem(**vars(problem))
