@@ -105,7 +105,7 @@ START = {"z": torch.zeros(2, 3), "n": (torch.zeros(2, dtype=torch.int64),)}
         (lambda s: {"z": s["z"].double(), "n": s["n"]}, r"state\['z'\]: float32 .* became float64"),
         (lambda s: {"z": s["z"].to("meta"), "n": s["n"]}, r"state\['z'\]: .* on cpu became .* on meta"),
         (lambda s: {"z": s["z"], "n": (s["n"][0].float(),)}, r"state\['n'\]\[0\]: int64 .* became float32"),
-        (lambda s: {"z": s["z"], "n": (3,)}, r"state\['n'\]\[0\]: .* became a int"),
+        (lambda s: {"z": s["z"], "n": (3,)}, r"state\['n'\]\[0\]: .* became an int"),
         (lambda s: {"z": (s["z"],), "n": s["n"]}, r"state\['z'\]: .* became a tuple"),
         (lambda s: {"z": s["z"]}, r"structure of its state: state\['n'\]\[0\] is missing"),
         (lambda s: {**s, "w": s["z"]}, r"structure of its state: state\['w'\] is new"),
