@@ -117,6 +117,14 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
             index = torch.from_numpy(positions).to(device)
             stepper.keep(positions, index)
             test.keep(positions, index)
+    return replace(_result(problem, test, observer, pieces), row_evaluations=evaluations, inverse=inverse)
+
+
+def _result(
+    problem: Problem, test: StopTest, observer: Observer, pieces: list[tuple[NDArray[np.int64], list[Tensor]]]
+) -> Run:
+    """What was found, as tensors on the device of the state."""
+    device = problem.state[0].device
     leaves, lowest = observer.best(_assemble(problem, pieces), test.residual)
     wide = any(problem.state[i].dtype == torch.float64 for i in problem.layout.measured())
     dtype = torch.float64 if wide else torch.float32
@@ -124,7 +132,7 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
     steps, status = torch.from_numpy(test.steps).to(device), torch.from_numpy(test.status).to(device)
     trace = observer.trace()
     trace = None if trace is None else trace.to(device, dtype)
-    return Run(leaves, steps, residual, status, evaluations, trace, inverse)
+    return Run(leaves, steps, residual, status, 0, trace)
 
 
 def make_stepper(problem: Problem, method: Method, compile: bool = False) -> Stepper:
