@@ -23,20 +23,21 @@ def test_the_first_snippet_of_the_readme_runs(tmp_path: Path, monkeypatch: pytes
     }
 
 
-def test_the_guide_to_equilibria_runs(capsys) -> None:
-    text = (ROOT / "docs" / "training-an-equilibrium.md").read_text(encoding="utf-8")
+def run_snippets(guide: str) -> dict[str, object]:
     names: dict[str, object] = {}
-    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(snippet, "training-an-equilibrium.md", "exec"), names)
+    for snippet in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / guide).read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(snippet, guide, "exec"), names)
+    return names
+
+
+def test_the_guide_to_equilibria_runs(capsys) -> None:
+    names = run_snippets("training-an-equilibrium.md")
     assert "reference: converged" in capsys.readouterr().out
     assert names["loss"].item() < 0.5  # type: ignore[attr-defined]
 
 
 def test_the_guide_to_solving_runs(capsys) -> None:
-    text = (ROOT / "docs" / "solving.md").read_text(encoding="utf-8")
-    names: dict[str, object] = {}
-    for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        exec(compile(snippet, "solving.md", "exec"), names)
+    names = run_snippets("solving.md")
     assert "CONVERGED" in capsys.readouterr().out
     assert names["found"].status == 0  # type: ignore[attr-defined]
 
