@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from homeostat.models import RecallConfig
 from homeostat.models.checkpoint import TaskReference
+from homeostat.tasks import Mazes, PrefixSums
 from homeostat.training import FixedDepth, Recipe, train
 
 
@@ -14,7 +16,7 @@ def bits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(
         name="tiny-bits",
         task=TaskReference(name="prefix-sums"),
-        width=6,
+        model=RecallConfig.of(PrefixSums(), width=6),
         depth=FixedDepth(steps=4),
         steps=3,
         batch=8,
@@ -31,7 +33,7 @@ def maze_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(
         name="tiny-mazes",
         task=TaskReference(name="mazes"),
-        width=6,
+        model=RecallConfig.of(Mazes(), width=6),
         depth=FixedDepth(steps=4),
         steps=2,
         batch=4,

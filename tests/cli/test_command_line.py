@@ -182,7 +182,8 @@ def test_what_is_not_finite_is_null_in_json(run: Run, bits_checkpoint: Path, tmp
 
 
 def test_train_then_audit_with_a_report(run: Run, tmp_path: Path) -> None:
-    recipe = {"name": "mine", "task": {"name": "prefix-sums"}, "width": 4, "depth": {"kind": "fixed", "steps": 3}}
+    model = {"kind": "recall", "spatial_dims": 1, "in_channels": 1, "classes": 2, "width": 4}
+    recipe = {"name": "mine", "task": {"name": "prefix-sums"}, "model": model, "depth": {"kind": "fixed", "steps": 3}}
     (tmp_path / "mine.json").write_text(json.dumps(recipe | {"steps": 5, "batch": 4, "sizes": [6]}))
     arguments = ["train", "prefix-sums", "--recipe", tmp_path / "mine.json", "--out", tmp_path / "run"]
     done = run(*arguments, "--steps", "2", "--seed", "5")
@@ -422,7 +423,7 @@ def test_no_standard_input(
 
 
 def test_endless_input_is_refused(refused: Refused, bits_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homeostat.cli._MOST_BYTES", 10)
+    monkeypatch.setattr("homeostat.cli.options._MOST_BYTES", 10)
     assert "more than 10 bytes" in refused("predict", bits_checkpoint, stdin=b"1" * 11)
 
 
@@ -434,7 +435,7 @@ def test_too_little_memory(refused: Refused, bits_checkpoint: Path, monkeypatch:
     def hungry(*args: Any, **options: Any) -> None:
         raise MemoryError("Unable to allocate 3 TiB")
 
-    monkeypatch.setattr("homeostat.cli.answer_puzzles", hungry)
+    monkeypatch.setattr("homeostat.cli.predict.answer_puzzles", hungry)
     assert refused("predict", bits_checkpoint, stdin=b"11\n") == "not enough memory: Unable to allocate 3 TiB"
 
 
@@ -442,7 +443,7 @@ def test_ctrl_c_is_one_line(run: Run, bits_checkpoint: Path, monkeypatch: pytest
     def stop(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("homeostat.cli.answer_puzzles", stop)
+    monkeypatch.setattr("homeostat.cli.predict.answer_puzzles", stop)
     done = run("predict", bits_checkpoint, stdin=b"11\n")
     assert (done.code, done.out, done.err) == (130, "", "error: interrupted\n")
 
@@ -451,7 +452,7 @@ def test_faults_of_our_own_keep_their_traceback(monkeypatch: pytest.MonkeyPatch,
     def fault(*args: Any, **options: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("homeostat.cli.answer_puzzles", fault)
+    monkeypatch.setattr("homeostat.cli.predict.answer_puzzles", fault)
     monkeypatch.setattr(sys, "argv", ["homeostat", "predict", str(bits_checkpoint)])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"11\n")))
     with pytest.raises(RuntimeError, match="a bug"):

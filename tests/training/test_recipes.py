@@ -12,7 +12,8 @@ from homeostat.training import RECIPES, REFERENCE, FixedDepth, Optimiser, Random
 
 BITS = TaskReference(name="prefix-sums")
 PLAIN: dict[str, Any] = {"task": {"name": "prefix-sums"}, "depth": {"kind": "fixed", "steps": 4}, "steps": 10}
-PLAIN |= {"sizes": [8]}
+MODEL = {"kind": "recall", "spatial_dims": 1, "in_channels": 1, "classes": 2}
+PLAIN |= {"sizes": [8], "model": MODEL}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ PLAIN |= {"sizes": [8]}
         {"steps": 0},
         {"batch": 0},
         {"sizes": []},
-        {"width": 0},
+        {"model": {**MODEL, "width": 0}},
         {"growth": 1.5},
         {"gradient": "magic"},
         {"depth": {"kind": "fixed", "steps": 0}},

@@ -16,16 +16,16 @@ from filelock import FileLock
 
 import homeostat.training.loop as loop
 from homeostat.errors import CheckpointError, HomeostatError, OutputError
-from homeostat.models import load
+from homeostat.models import RecallConfig, load
 from homeostat.models.checkpoint import TaskReference
 from homeostat.models.starts import Mixed
-from homeostat.tasks import PrefixSums, get_task
+from homeostat.tasks import Mazes, PrefixSums, get_task
 from homeostat.training import FixedDepth, Optimiser, RandomDepth, Recipe, TrainingEvent, train
 
 RECIPE = Recipe(
     name="tiny",
     task=TaskReference(name="prefix-sums"),
-    width=6,
+    model=RecallConfig.of(PrefixSums(), width=6),
     start=Mixed(),
     depth=RandomDepth(free=(0, 3), graphed=(1, 3)),
     steps=12,
@@ -221,7 +221,13 @@ def test_training_never_sees_a_test_instance(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(loop, "get_task", lambda name, **options: Spy())
     recipe = Recipe(
-        task=TaskReference(name="mazes"), width=4, depth=FixedDepth(steps=1), steps=6, batch=32, sizes=(2, 3), growth=1
+        task=TaskReference(name="mazes"),
+        model=RecallConfig.of(Mazes(), width=4),
+        depth=FixedDepth(steps=1),
+        steps=6,
+        batch=32,
+        sizes=(2, 3),
+        growth=1,
     )
     train(recipe, tmp_path)
     assert sum(len(inputs) for inputs in seen) == 6 * 32
@@ -234,7 +240,7 @@ def test_training_never_sees_a_test_instance(tmp_path: Path, monkeypatch: pytest
 def test_the_implicit_gradient_trains(tmp_path: Path) -> None:
     recipe = Recipe(
         task=TaskReference(name="prefix-sums"),
-        width=8,
+        model=RecallConfig.of(PrefixSums(), width=8),
         depth=FixedDepth(steps=12),
         gradient="implicit",
         optimiser=Optimiser(learning_rate=1e-2),

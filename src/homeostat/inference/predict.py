@@ -13,8 +13,7 @@ from homeostat.errors import ContractError
 from homeostat.models import Checkpoint, CheckpointConfig, load
 from homeostat.models.contract import as_model
 from homeostat.models.starts import Own
-from homeostat.tasks import Puzzle, stack
-from homeostat.tasks.base import Task
+from homeostat.tasks import Puzzle, PuzzleTask, stack
 
 _RTOL = 1e-3
 """The residual at which an audit calls an example settled."""
@@ -99,7 +98,7 @@ def predict(model: Any, inputs: Any, *, stop: Stop) -> Prediction:
 
 def answer_puzzles(
     checkpoint: Checkpoint | str | os.PathLike[str],
-    task: Task,
+    task: PuzzleTask,
     puzzles: Sequence[Puzzle],
     *,
     rtol: float = _RTOL,
@@ -128,13 +127,11 @@ def answer_puzzles(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load(checkpoint)
     config, model = checkpoint.config, checkpoint.model
+    if config.task.name != task.name:
+        raise ContractError(f"{config.name} was trained for {config.task.name}, the puzzles are {task.name}")
     device = next(model.parameters()).device
     shapes: dict[tuple[int, ...], list[int]] = {}
     for place, puzzle in enumerate(puzzles):
-        if puzzle.inputs.shape[0] != config.model.in_channels or puzzle.inputs.ndim != config.model.spatial_dims + 1:
-            raise ContractError(
-                f"{puzzle.where}: an input of shape {tuple(puzzle.inputs.shape)} does not fit {config.name}"
-            )
         shapes.setdefault(tuple(puzzle.inputs.shape), []).append(place)
     found: dict[int, Answer] = {}
     for shape, places in shapes.items():

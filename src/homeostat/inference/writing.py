@@ -8,7 +8,7 @@ from pathlib import Path
 
 from homeostat.files import write_bytes
 from homeostat.inference.predict import Answer
-from homeostat.tasks import Task
+from homeostat.tasks import PuzzleTask
 
 
 def _how(answer: Answer) -> str:
@@ -16,7 +16,7 @@ def _how(answer: Answer) -> str:
     return f"{judged}, {answer.steps} steps, relative residual {answer.residual:.1e}, {answer.status.name}"
 
 
-def as_text(task: Task, answer: Answer) -> str:
+def as_text(task: PuzzleTask, answer: Answer) -> str:
     """The answer in the task's text form, and a comment line: where the puzzle came from, whether the answer is right
     (checked without the model), steps, residual, status.
     """
@@ -25,7 +25,7 @@ def as_text(task: Task, answer: Answer) -> str:
     return f"{text}\n# {answer.puzzle.where}: {_how(answer)}\n{gap}"
 
 
-def as_json(task: Task, answer: Answer) -> str:
+def as_json(task: PuzzleTask, answer: Answer) -> str:
     """A line of strict JSON: where, answer (several lines as a list), steps, residual (or null), status, right."""
     text = task.text(answer.puzzle.inputs, answer.answer).rstrip("\n")
     record = {
@@ -39,7 +39,7 @@ def as_json(task: Task, answer: Answer) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
 
 
-def write_pictures(task: Task, answers: Sequence[Answer], output: Path) -> list[tuple[Path, str]]:
+def write_pictures(task: PuzzleTask, answers: Sequence[Answer], output: Path) -> list[tuple[Path, str]]:
     """Write each answer as a PNG; several go to `NAME-1.png`, `NAME-2.png`, …
 
     Returns:

@@ -2,7 +2,9 @@
 
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, load, save, shipped
 from homeostat.models.contract import IteratedModel, as_model, from_functions
+from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
+from homeostat.models.registry import ModelConfig
 from homeostat.models.starts import Mixed, Noise, Own, Start, Zeros
 
 __all__ = [
@@ -10,6 +12,8 @@ __all__ = [
     "CheckpointConfig",
     "IteratedModel",
     "Mixed",
+    "ModelConfig",
+    "Net",
     "Noise",
     "Own",
     "RecallConfig",

@@ -15,7 +15,8 @@ from safetensors.torch import save as save_tensors
 
 from homeostat.errors import CheckpointError
 from homeostat.files import write_bytes, write_text
-from homeostat.models.recall import RecallConfig, RecallNet
+from homeostat.models.net import Net
+from homeostat.models.registry import ModelConfig, build_net
 
 FORMAT = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -38,7 +39,7 @@ class CheckpointConfig(BaseModel):
     format: Literal[1] = FORMAT
     name: str
     description: str = ""
-    model: RecallConfig
+    model: ModelConfig
     task: TaskReference
     trained_steps: int = Field(ge=1)
     """The horizon: the most steps an example took in training."""
@@ -60,7 +61,7 @@ class Checkpoint:
         config: what stands beside the weights.
     """
 
-    def __init__(self, model: RecallNet, config: CheckpointConfig) -> None:
+    def __init__(self, model: Net, config: CheckpointConfig) -> None:
         self.model = model
         self.config = config
 
@@ -69,12 +70,12 @@ class Checkpoint:
         return f"Checkpoint({self.config.name}: {self.config.task.name}, {count:,} parameters)"
 
 
-def build(config: CheckpointConfig) -> RecallNet:
+def build(config: CheckpointConfig) -> Net:
     """The model that a configuration describes, with fresh weights."""
-    return RecallNet(config.model, name=config.name, trained_steps=config.trained_steps, damping=config.damping)
+    return build_net(config.model, name=config.name, trained_steps=config.trained_steps, damping=config.damping)
 
 
-def save(model: RecallNet, config: CheckpointConfig, folder: str | os.PathLike[str]) -> Path:
+def save(model: Net, config: CheckpointConfig, folder: str | os.PathLike[str]) -> Path:
     """Write `model.safetensors` and `config.json` into `folder`, each whole or not at all.
 
     Raises:

@@ -6,8 +6,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from homeostat.models.contract import IteratedModel
+from homeostat.models.net import Net
 from homeostat.models.starts import Start
+from homeostat.tasks import LabelTask
 
 # Positions by which one step widens what a state depends on: one for each of the cell's two convolutions.
 _REACH = 2
@@ -24,6 +25,22 @@ class RecallConfig(BaseModel):
     classes: int = Field(ge=2, le=4096)
     width: int = Field(default=32, ge=1, le=4096)
 
+    @classmethod
+    def of(cls, task: LabelTask, *, width: int = 32) -> "RecallConfig":
+        """Sizes that fit a task.
+
+        Example:
+            >>> from homeostat.tasks import Mazes
+            >>> RecallConfig.of(Mazes(), width=8)
+            RecallConfig(kind='recall', spatial_dims=2, in_channels=3, classes=2, width=8)
+        """
+        return cls(
+            spatial_dims=task.spatial_dims,  # type: ignore[arg-type]
+            in_channels=task.in_channels,
+            classes=task.classes,
+            width=width,
+        )
+
 
 class RecallCell(nn.Module):
     """`z <- tanh(conv(relu(conv(z) + u)) + z)`: two convolutions of width 3, bounded by the outer tanh."""
@@ -38,12 +55,10 @@ class RecallCell(nn.Module):
         return torch.tanh(self.outer(hidden) + state)
 
 
-class RecallNet(nn.Module, IteratedModel):
+class RecallNet(Net):
     """Encoder, cell and decoder: `(batch, in_channels, *space)` to logits `(batch, classes, *space)`, any space.
 
-    The context is the encoded input `u`, the state has the same shape, and the own start is zeros. With `damping` below
-    1 a step goes only that share of the way to the cell's new state: the fixed points stay the same, and a model that
-    would swing between two states can settle. Training uses whole steps.
+    The context is the encoded input `u`, the state has the same shape, and the own start is zeros.
 
     Example:
         >>> from homeostat.models import Own
@@ -58,12 +73,9 @@ class RecallNet(nn.Module, IteratedModel):
     def __init__(
         self, config: RecallConfig, *, name: str = "recall", trained_steps: int | None = None, damping: float = 1.0
     ) -> None:
-        super().__init__()
+        super().__init__(name=name, trained_steps=trained_steps, damping=damping)
         convolution = nn.Conv1d if config.spatial_dims == 1 else nn.Conv2d
         self.config = config
-        self.name = name
-        self.trained_steps = trained_steps
-        self.damping = damping
         self.encoder = convolution(config.in_channels, config.width, 3, padding=1)
         self.cell = RecallCell(convolution, config.width)
         self.decoder = convolution(config.width, config.classes, 1)
@@ -74,9 +86,8 @@ class RecallNet(nn.Module, IteratedModel):
     def initial_state(self, context: Tensor, start: Start) -> Any:
         return start.like(torch.zeros_like(context))
 
-    def step(self, state: Tensor, context: Tensor) -> Tensor:
-        new = self.cell(state, context)
-        return new if self.damping == 1 else torch.lerp(state, new, self.damping)
+    def update(self, state: Tensor, context: Tensor) -> Tensor:
+        return self.cell(state, context)
 
     def decode(self, state: Tensor, context: Tensor) -> Tensor:
         return self.decoder(state)

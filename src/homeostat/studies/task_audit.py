@@ -58,8 +58,9 @@ def audit_checkpoint(
     """
     sizes = sorted(counts)
     names = {size: f"{size} {task.size_name}" for size in sizes}
-    sides = {size: max(task.sample(size, 1, split="test", seed=seed).targets.shape[1:]) for size in sizes}
-    positions = {size: sides[size] ** task.spatial_dims for size in sizes}
+    shapes = {size: task.sample(size, 1, split="test", seed=seed).targets.shape[1:] for size in sizes}
+    sides = {size: max(shape, default=1) for size, shape in shapes.items()}
+    positions = {size: shape.numel() for size, shape in shapes.items()}
     if steps is None:
         steps = default_budgets(most_steps(checkpoint.config, max(sides.values())))
     total = sum(counts[size] * positions[size] for size in sizes)
@@ -78,7 +79,7 @@ def audit_checkpoint(
         parts = -(-counts[size] // rows)
         ends = np.linspace(0, counts[size], parts + 1).round().astype(int).tolist()
         for first, end in pairwise(ends):
-            yield batch.inputs[first:end], batch.targets[first:end]
+            yield tuple(batch[first:end])
 
     return audit(
         checkpoint.model,
@@ -87,7 +88,7 @@ def audit_checkpoint(
         judge=task,
         settle_rtol=settle_rtol,
         seed=seed,
-        spans={names[size]: task.span(size) for size in sizes},
+        spans={names[size]: span for size in sizes if (span := task.span(size)) is not None},
         name=name or checkpoint.config.name,
         description=_description(checkpoint),
         alignment=alignment,

@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from homeostat.errors import InputError
-from homeostat.tasks.base import IGNORE, Batch, Legend, Puzzle, Split, Task, stack
+from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, Task, stack
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
 
@@ -39,4 +39,18 @@ def get_task(name: str, **options: Any) -> Task:
     return task(**options)
 
 
-__all__ = ["IGNORE", "TASKS", "Batch", "Legend", "Mazes", "PrefixSums", "Puzzle", "Split", "Task", "get_task", "stack"]
+__all__ = [
+    "IGNORE",
+    "TASKS",
+    "Batch",
+    "LabelTask",
+    "Legend",
+    "Mazes",
+    "PrefixSums",
+    "Puzzle",
+    "PuzzleTask",
+    "Split",
+    "Task",
+    "get_task",
+    "stack",
+]

@@ -1,20 +1,19 @@
-"""What a task is: puzzles with a difficulty dial, an exact checker, and a text form.
+"""What a task is: instances with a difficulty dial and an exact checker; puzzles have a text form too.
 
 A task knows no model. It makes tensors, judges outputs, and reads and writes what people type.
-Shapes: inputs `(batch, channels, *space)` float32; targets `(batch, *space)` int64, `IGNORE` where no answer is asked;
-outputs `(batch, classes, *space)` logits.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 Split = Literal["train", "test"]
 
@@ -24,20 +23,29 @@ IGNORE = -100
 
 @dataclass(frozen=True, repr=False)
 class Batch:
-    """Instances of one size: `inputs` `(batch, channels, *space)` and `targets` `(batch, *space)`."""
+    """Instances of one size: tensors or nests of tensors, batch first."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(pytree.tree_leaves(self.inputs)[0])
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __getitem__(self, rows: slice) -> "Batch":
+        """Some of the instances."""
+        return Batch(*(pytree.tree_map(lambda leaf: leaf[rows], part) for part in self))
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same instances on a device."""
+        return Batch(*(pytree.tree_map(lambda leaf: leaf.to(device), part) for part in self))
+
+    def __iter__(self) -> Iterator[Any]:
         """Unpack as `inputs, targets = batch`, the form in which examples travel everywhere."""
         return iter((self.inputs, self.targets))
 
     def __repr__(self) -> str:
-        return f"Batch({len(self)} instances, inputs {tuple(self.inputs.shape)}, targets {tuple(self.targets.shape)})"
+        inputs, targets = (", ".join(str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(part)) for part in self)
+        return f"Batch({len(self)} instances, inputs {inputs}, targets {targets})"
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,11 @@ class Legend:
 
 
 class Task(ABC):
-    """Puzzles of one kind. Every method is a pure function of its arguments: the same seed gives the same instances."""
+    """Instances of one kind, with a difficulty dial and a checker.
+
+    Every method is a pure function of its arguments: the same seed gives the same instances. Inputs and targets are
+    tensors or nests of tensors, batch first.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -65,10 +77,6 @@ class Task(ABC):
     """What the difficulty dial counts, in words: `"bits"`, `"rooms a side"`."""
     sizes: ClassVar[tuple[int, ...]]
     """Sizes that an audit uses when none are asked for, easiest first."""
-    spatial_dims: ClassVar[int]
-    in_channels: ClassVar[int]
-    classes: ClassVar[int]
-    legend: ClassVar[Legend]
 
     @abstractmethod
     def sample(self, size: int, count: int, *, split: Split, seed: int) -> Batch:
@@ -80,13 +88,66 @@ class Task(ABC):
             InputError: a size that is impossible, or that has no instance in this split.
         """
 
+    def span(self, size: int) -> int | None:
+        """Distance, in positions of the input, that information must cross before every answer can be right; None
+        where there is no such distance.
+        """
+        return None
+
+    @abstractmethod
+    def correct(self, outputs: Any, targets: Any) -> Tensor:
+        """`(batch,)` bool: right in full."""
+
+    @abstractmethod
+    def symbols(self, outputs: Any, targets: Any) -> Tensor:
+        """`(batch,)` float32: share of an instance's symbols that are right."""
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """`(batch,)`: what training lowers; its unit is the task's."""
+
+
+class LabelTask(Task):
+    """A label for each position of a grid, or for the whole input.
+
+    Inputs `(batch, in_channels, *space)` float32; targets `(batch, *positions)` int64, `IGNORE` where no answer is
+    asked; outputs `(batch, classes, *positions)` logits.
+    """
+
+    spatial_dims: ClassVar[int]
+    in_channels: ClassVar[int]
+    classes: ClassVar[int]
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """`(batch, classes, *positions)` logits to `(batch, *positions)` int64 answers."""
+        return outputs.argmax(1)
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`(batch,)` bool: every asked position is right."""
+        asked = targets != IGNORE
+        return ((self.answers(outputs) == targets) | ~asked).reshape(len(targets), -1).all(1)
+
+    def symbols(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`(batch,)` float32: share of the asked positions that are right."""
+        asked = (targets != IGNORE).reshape(len(targets), -1)
+        right = (self.answers(outputs) == targets).reshape(len(targets), -1) & asked
+        return right.sum(1) / asked.sum(1)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`(batch,)` cross-entropy in nats, mean over the asked positions."""
+        asked = (targets != IGNORE).reshape(len(targets), -1)
+        each = F.cross_entropy(outputs, targets, ignore_index=IGNORE, reduction="none").reshape(len(targets), -1)
+        return each.sum(1) / asked.sum(1)
+
+
+class PuzzleTask(LabelTask):
+    """Puzzles that people can type or draw, with answers that can be checked without a model."""
+
+    legend: ClassVar[Legend]
+
     @abstractmethod
     def in_test_split(self, inputs: Tensor) -> np.ndarray:
         """`(batch,)` bool: which instances `(batch, channels, *space)`, a user's own too, belong to the test split."""
-
-    @abstractmethod
-    def span(self, size: int) -> int:
-        """Distance, in positions of the input, that information must cross before every answer can be right."""
 
     @abstractmethod
     def parse(self, data: bytes, *, name: str) -> list[Puzzle]:
@@ -111,27 +172,6 @@ class Task(ABC):
     @abstractmethod
     def solves(self, inputs: Tensor, answer: Tensor) -> bool:
         """Whether an answer `(*space)` is right for one puzzle `(channels, *space)`, found without a model."""
-
-    def answers(self, outputs: Tensor) -> Tensor:
-        """`(batch, classes, *space)` logits to `(batch, *space)` int64 answers."""
-        return outputs.argmax(1)
-
-    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """`(batch,)` bool: every asked position is right."""
-        asked = targets != IGNORE
-        return ((self.answers(outputs) == targets) | ~asked).flatten(1).all(1)
-
-    def symbols(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """`(batch,)` float32: share of the asked positions that are right."""
-        asked = targets != IGNORE
-        right = (self.answers(outputs) == targets) & asked
-        return right.flatten(1).sum(1) / asked.flatten(1).sum(1)
-
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """`(batch,)` cross-entropy in nats, mean over the asked positions."""
-        asked = (targets != IGNORE).flatten(1)
-        each = F.cross_entropy(outputs, targets, ignore_index=IGNORE, reduction="none").flatten(1)
-        return each.sum(1) / asked.sum(1)
 
 
 def stack(puzzles: Sequence[Puzzle]) -> Tensor:

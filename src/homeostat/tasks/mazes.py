@@ -15,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from homeostat.errors import InputError
-from homeostat.tasks.base import IGNORE, Batch, Legend, Puzzle, Split, Task
+from homeostat.tasks.base import IGNORE, Batch, Legend, Puzzle, PuzzleTask, Split
 from homeostat.tasks.maze_generation import carve, dead_ends, draw_ends, draw_free, percolate, room_pixels
 from homeostat.tasks.maze_paths import distances, is_shortest_path, trace
 from homeostat.tasks.maze_pictures import is_picture, read_picture, solved_picture
@@ -33,7 +33,7 @@ _CHUNK_PIXELS = 2**19
 
 
 @dataclass(frozen=True)
-class Mazes(Task):
+class Mazes(PuzzleTask):
     """Shortest paths in mazes of n x n rooms, drawn on (2n+1) x (2n+1) pixels.
 
     Inputs `(batch, 3, height, width)`: corridors (start and goal included), the start, the goal, each 0 or 1. Targets

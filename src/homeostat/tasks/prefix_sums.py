@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from homeostat.errors import InputError
-from homeostat.tasks.base import Batch, Legend, Puzzle, Split, Task
+from homeostat.tasks.base import Batch, Legend, Puzzle, PuzzleTask, Split
 from homeostat.tasks.random_words import Words, random_words
 from homeostat.tasks.split import TEST_ONE_IN, collect, in_split, instance_hash
 
@@ -26,7 +26,7 @@ _BLANK = 4
 
 
 @dataclass(frozen=True)
-class PrefixSums(Task):
+class PrefixSums(PuzzleTask):
     """Running parity of bit strings of any length.
 
     Inputs `(batch, 1, length)`: -0.5 for the bit 0 and 0.5 for the bit 1. Targets `(batch, length)`: the parity of

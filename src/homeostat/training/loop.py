@@ -19,9 +19,10 @@ from homeostat.engine import Implicit, Picard, Stop, Unrolled, solve
 from homeostat.errors import HomeostatError, OutputError
 from homeostat.files import write_text
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, build, load, save
-from homeostat.models.recall import RecallConfig, RecallNet
+from homeostat.models.net import Net
+from homeostat.models.recall import RecallConfig
 from homeostat.models.starts import stream_seed
-from homeostat.tasks import Batch, Task, get_task
+from homeostat.tasks import Task, get_task
 from homeostat.training.progress import FILE, load_progress, save_progress
 from homeostat.training.recipe import Recipe
 
@@ -44,14 +45,15 @@ class TrainingEvent:
 class _TrainingStep(nn.Module):
     """Loss of one batch. A module, so that a strategy can wrap it and reduce its gradients."""
 
-    def __init__(self, model: RecallNet, task: Task, recipe: Recipe) -> None:
+    def __init__(self, model: Net, task: Task, recipe: Recipe) -> None:
         super().__init__()
         self.model, self._task, self._recipe = model, task, recipe
 
     def forward(self, inputs: Tensor, targets: Tensor, free: int, graphed: int, seed: int, first: int) -> Tensor:
         context = self.model.encode(inputs)
-        start = self._recipe.start.seeded(seed, range(first, first + len(inputs)))
-        state = self.model.initial_state(context.detach(), start)
+        start = self._recipe.start.seeded(seed, range(first, first + len(targets)))
+        with torch.no_grad():
+            state = self.model.initial_state(context, start)
         if self._recipe.gradient == "unrolled":
             gradient, stop = Unrolled(last=graphed), Stop(rtol=0, max_steps=free + graphed)
         else:
@@ -88,8 +90,10 @@ def train(
 
     Example:
         >>> import tempfile
+        >>> from homeostat.models import RecallConfig
         >>> from homeostat.training import get_recipe
-        >>> recipe = get_recipe("path-independent").model_copy(update={"steps": 2, "batch": 4, "width": 4})
+        >>> small = RecallConfig(spatial_dims=1, in_channels=1, classes=2, width=4)
+        >>> recipe = get_recipe("path-independent").model_copy(update={"steps": 2, "batch": 4, "model": small})
         >>> train(recipe, tempfile.mkdtemp())
         Checkpoint(path-independent: prefix-sums, 130 parameters)
     """
@@ -170,9 +174,7 @@ def _one_step(fabric: Fabric, module: Any, optimiser: Any, recipe: Recipe, task:
     batch = task.sample(size, recipe.batch, split="train", seed=stream_seed(seed, _DATA, step))
     share = recipe.batch // fabric.world_size
     first = fabric.global_rank * share
-    mine = Batch(
-        batch.inputs[first : first + share].to(fabric.device), batch.targets[first : first + share].to(fabric.device)
-    )
+    mine = batch[first : first + share].to(fabric.device)
     for group in optimiser.param_groups:
         group["lr"] = recipe.optimiser.rate(step / recipe.steps)
     optimiser.zero_grad()
@@ -193,12 +195,7 @@ def _config(recipe: Recipe, task: Task, record: dict[str, Any]) -> CheckpointCon
     return CheckpointConfig(
         name=recipe.name,
         description=recipe.description,
-        model=RecallConfig(
-            spatial_dims=task.spatial_dims,  # type: ignore[arg-type]
-            in_channels=task.in_channels,
-            classes=task.classes,
-            width=recipe.width,
-        ),
+        model=recipe.model or RecallConfig.of(task),  # type: ignore[arg-type]
         task=recipe.task,
         trained_steps=recipe.horizon,
         predict_steps=recipe.predict_steps,

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from homeostat.models.checkpoint import TaskReference
+from homeostat.models.registry import ModelConfig
 from homeostat.models.starts import Start, Zeros
 
 
@@ -97,14 +98,18 @@ class Recipe(_Data):
     """How a model is trained; enough, with a seed, to train it again.
 
     Example:
-        >>> Recipe(task=TaskReference(name="prefix-sums"), depth=FixedDepth(steps=4), steps=10, sizes=(8, 16))
+        >>> from homeostat.models import RecallConfig
+        >>> from homeostat.tasks import PrefixSums
+        >>> bits, model = TaskReference(name="prefix-sums"), RecallConfig.of(PrefixSums())
+        >>> Recipe(task=bits, model=model, depth=FixedDepth(steps=4), steps=10, sizes=(8, 16))
         Recipe(prefix-sums: zeros start, fixed depth, unrolled, 10 steps of 128)
     """
 
     name: str = "custom"
     description: str = ""
     task: TaskReference
-    width: int = Field(default=32, ge=1, le=4096)
+    model: ModelConfig | None = None
+    """None is the recall network in the sizes of the task."""
     start: Start = Zeros()
     depth: Depth
     gradient: Literal["unrolled", "implicit"] = "unrolled"

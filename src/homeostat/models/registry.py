@@ -1,0 +1,19 @@
+"""The networks of the package, by the kind of their configuration. A new one is one file and one line in each table."""
+
+from homeostat.models.net import Net
+from homeostat.models.recall import RecallConfig, RecallNet
+
+ModelConfig = RecallConfig
+"""Configuration of any network of the package; `kind` says which."""
+
+NETS: dict[type, type[Net]] = {RecallConfig: RecallNet}
+
+
+def build_net(config: ModelConfig, *, name: str, trained_steps: int | None = None, damping: float = 1.0) -> Net:
+    """The network that a configuration describes, with fresh weights.
+
+    Example:
+        >>> build_net(RecallConfig(spatial_dims=1, in_channels=1, classes=2, width=4), name="small").name
+        'small'
+    """
+    return NETS[type(config)](config, name=name, trained_steps=trained_steps, damping=damping)  # type: ignore[call-arg]
