@@ -3,11 +3,15 @@
 import pytest
 
 from homeostat.errors import InputError
-from homeostat.tasks import TASKS, Mazes, PrefixSums, get_task
+from homeostat.tasks import TASKS, Mazes, PrefixSums, Sudoku, get_task
 
 
 def test_names():
-    assert {name: type(get_task(name)) for name in TASKS} == {"prefix-sums": PrefixSums, "mazes": Mazes}
+    assert {name: type(get_task(name)) for name in TASKS} == {
+        "prefix-sums": PrefixSums,
+        "mazes": Mazes,
+        "sudoku": Sudoku,
+    }
     assert get_task("prefix_sums") == PrefixSums()
     assert get_task("mazes", percolation=0.2, paths="any") == Mazes(percolation=0.2, paths="any")
 
@@ -15,7 +19,7 @@ def test_names():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("maze", {}, "unknown task 'maze': it is one of prefix-sums, mazes"),
+        ("maze", {}, "unknown task 'maze': it is one of prefix-sums, mazes, sudoku"),
         ("mazes", {"loops": 1}, "task mazes has no option 'loops': it has percolation, paths, dead_end_start"),
         ("prefix-sums", {"base": 3}, "task prefix-sums has no option 'base': it has none"),
         ("mazes", {"percolation": -1}, "percolation -1 is not a probability: a number from 0 to 1"),

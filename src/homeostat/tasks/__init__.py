@@ -7,8 +7,9 @@ from homeostat.errors import InputError
 from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, Task, stack
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
+from homeostat.tasks.sudoku import Sudoku
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (PrefixSums, Mazes)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (PrefixSums, Mazes, Sudoku)}
 """Every task by name."""
 
 
@@ -50,6 +51,7 @@ __all__ = [
     "Puzzle",
     "PuzzleTask",
     "Split",
+    "Sudoku",
     "Task",
     "get_task",
     "stack",
