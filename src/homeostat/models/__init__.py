@@ -4,6 +4,7 @@ from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, load, save
 from homeostat.models.contract import IteratedModel, as_model, from_functions
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
+from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 from homeostat.models.registry import ModelConfig
 from homeostat.models.starts import Mixed, Noise, Own, Start, Zeros
 
@@ -18,6 +19,8 @@ __all__ = [
     "Own",
     "RecallConfig",
     "RecallNet",
+    "RecursiveConfig",
+    "RecursiveNet",
     "Start",
     "Zeros",
     "as_model",

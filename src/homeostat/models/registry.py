@@ -1,12 +1,17 @@
 """The networks of the package, by the kind of their configuration. A new one is one file and one line in each table."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
+from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 
-ModelConfig = RecallConfig
+ModelConfig = Annotated[RecallConfig | RecursiveConfig, Field(discriminator="kind")]
 """Configuration of any network of the package; `kind` says which."""
 
-NETS: dict[type, type[Net]] = {RecallConfig: RecallNet}
+NETS: dict[type, type[Net]] = {RecallConfig: RecallNet, RecursiveConfig: RecursiveNet}
 
 
 def build_net(config: ModelConfig, *, name: str, trained_steps: int | None = None, damping: float = 1.0) -> Net:

@@ -74,15 +74,15 @@ class Sudoku(PuzzleTask):
     def __post_init__(self) -> None:
         if self.side is not None and self.side not in BOXES:
             raise InputError(f"side {self.side!r} is impossible for sudoku: it is one of {', '.join(map(str, BOXES))}")
-        most = (self.side or max(BOXES)) ** 2
-        for option, value, high in (
-            ("givens", self.givens, most),
-            ("least_rating", self.least_rating, None),
-            ("most_rating", self.most_rating, None),
-        ):
+        ends = {"givens": (self.side or max(BOXES)) ** 2, "least_rating": None, "most_rating": None}
+        for option, end in ends.items():
+            value = getattr(self, option)
+            if value is None and option != "least_rating":
+                continue
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            if (value is not None or option == "least_rating") and (not whole or (high is not None and value > high)):
-                raise InputError(f"{option} {value!r} is not a whole number from 0{f' to {high}' if high else ' on'}")
+            if not whole or (end is not None and value > end):
+                to = "on" if end is None else f"to {end}"
+                raise InputError(f"{option} {value!r} is not a whole number from 0 {to}")
         if self.most_rating is not None and self.most_rating < self.least_rating:
             raise InputError(f"least_rating {self.least_rating} is above most_rating {self.most_rating}")
         if self.side is not None:  # one side has channels and classes of its own
@@ -180,9 +180,7 @@ class Sudoku(PuzzleTask):
                     raise InputError(f"{name}, {lines[row][0]}: the puzzle {why}; check its givens")
             several[rows] = found.count > 1
         return [
-            Puzzle(
-                self._encode(digits[None], geometry_side(digits))[0], f"{where} (several solutions)" if many else where
-            )
+            Puzzle(self._encode(digits[None], side_of(digits))[0], f"{where} (several solutions)" if many else where)
             for (where, digits, _), many in zip(lines, several, strict=True)
         ]
 
@@ -215,6 +213,6 @@ class Sudoku(PuzzleTask):
         return bool(kept.all() and (np.sort(filled[geo.units], axis=1) == np.arange(1, geo.side + 1)).all())
 
 
-def geometry_side(digits: Digits) -> int:
+def side_of(digits: Digits) -> int:
     """The side of a puzzle `(cells,)`."""
     return {side * side: side for side in BOXES}[len(digits)]

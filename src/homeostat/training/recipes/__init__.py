@@ -4,11 +4,12 @@ from homeostat.errors import InputError
 from homeostat.training.recipe import Recipe
 from homeostat.training.recipes.mazes import MAZES
 from homeostat.training.recipes.prefix_sums import FIXED, PATH_INDEPENDENT
+from homeostat.training.recipes.sudoku import SUDOKU_4, SUDOKU_6, SUDOKU_9
 
-RECIPES = {recipe.name: recipe for recipe in (PATH_INDEPENDENT, FIXED, MAZES)}
+RECIPES = {recipe.name: recipe for recipe in (PATH_INDEPENDENT, FIXED, MAZES, SUDOKU_4, SUDOKU_6, SUDOKU_9)}
 """Every recipe by name."""
 
-REFERENCE = {"prefix-sums": "path-independent", "mazes": "mazes"}
+REFERENCE = {"prefix-sums": "path-independent", "mazes": "mazes", "sudoku": "sudoku-6"}
 """The recipe that a task is trained with when none is named."""
 
 
