@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
-from homeostat.engine import Picard, Stop, solve
+from homeostat.engine import Picard, Stop, Unrolled, solve
 from homeostat.models import Noise, Own, RecursiveConfig, RecursiveNet
 from homeostat.models.registry import build_net
 from homeostat.models.starts import Mixed
@@ -88,7 +88,8 @@ def test_the_engine_iterates_the_pair():
     model = net()
     context = model.encode(questions(4, 3))
     start = model.initial_state(context, Mixed())
-    solution = solve(model.step, start, context, method=Picard(), stop=Stop(rtol=0, max_steps=5))
+    stop = Stop(rtol=0, max_steps=5)
+    solution = solve(model.step, start, context, method=Picard(), stop=stop, gradient=Unrolled())
     state = start
     for _ in range(5):
         state = model.step(state, context)

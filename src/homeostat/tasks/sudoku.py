@@ -91,8 +91,8 @@ class Sudoku(PuzzleTask):
 
     def sample(self, size: int, count: int, *, split: Split, seed: int) -> Batch:
         """`count` puzzles with `size` cells a side: random symmetric copies of base puzzles, no two of the same one
-        among the first 16,384 (6x6: 32,768). Base puzzles are made in blocks when first
-        needed, which takes a second or two of 9x9.
+        among the first 16,384 (6x6: 32,768). Base puzzles are made in blocks when first needed, which takes a second or
+        two for 9x9, and longer where only some ratings are wanted.
 
         Raises:
             InputError: another size, or givens or a rating that hardly any puzzle of that size has.
@@ -102,8 +102,7 @@ class Sudoku(PuzzleTask):
             raise InputError(
                 f"size {size} is impossible for {self.name}: it is {'one of ' * (len(self.sizes) > 1)}{there}"
             )
-        if split in ("train", "test"):
-            first = first_base(size, split, seed)
+        first = first_base(size, split, seed)
         drawn = 0
 
         def draw(keys: Words) -> tuple[np.ndarray, ...]:
