@@ -5,6 +5,7 @@ stays the only one. Every grid and every minimal puzzle can come out, not all wi
 """
 
 from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
