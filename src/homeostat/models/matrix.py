@@ -34,10 +34,10 @@ class MatrixNet(Net):
 
     two matrix products a channel. Gradient descent with heavy-ball momentum (Polyak 1964) and stationary
     second-order Richardson iterations have this form; Newton's iteration has not, as it multiplies states with one
-    another. For each input the step is affine in the state, hence a stable cell has one limit, whatever the start. Where z
-    rests, v = 0, so that B (u z) + C (z u) = -b I: every channel is then a multiple of the inverse of u, and what training
-    has to find is a stable A, B, C and the right multiple. The answer is a learned mix of the z channels in the scale
-    of the input.
+    another. For each input the step is affine in the state, hence a stable cell has one limit, whatever the start.
+    Where z rests, v = 0 and B (u z) + C (z u) = -b I: every channel is then a multiple of the inverse of u, and what
+    training has to find is stable maps and the right multiple. The answer is a learned mix of the z channels, in the
+    scale of the input.
 
     Example:
         >>> from homeostat.models import Own

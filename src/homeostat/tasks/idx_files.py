@@ -40,7 +40,9 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     if data[2] != _UNSIGNED_BYTE:
         raise InputError(f"{path} holds values of type 0x{data[2]:02x}; only unsigned bytes, type 0x08, are read")
     if data[3] != dimensions:
-        raise InputError(f"{path} has {data[3]} dimensions where {dimensions} are needed; are images and labels swapped?")
+        raise InputError(
+            f"{path} has {data[3]} dimensions where {dimensions} are needed; are images and labels mixed up?"
+        )
     header = 4 + 4 * dimensions
     if len(data) < header:
         raise InputError(f"{path} is truncated: {len(data)} bytes, its header alone has {header}")

@@ -7,18 +7,26 @@ from homeostat.training.recipes.matrix_inversion import MATRIX_INVERSION, MATRIX
 from homeostat.training.recipes.mazes import MAZES
 from homeostat.training.recipes.prefix_sums import FIXED, PATH_INDEPENDENT
 
-RECIPES = {recipe.name: recipe for recipe in (
-    PATH_INDEPENDENT,
-    FIXED,
-    MAZES,
-    MATRIX_INVERSION,
-    MATRIX_INVERSION_FIXED,
-    BLURRY_DIGITS,
-    BLURRY_DIGITS_FIXED,
-)}
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        PATH_INDEPENDENT,
+        FIXED,
+        MAZES,
+        MATRIX_INVERSION,
+        MATRIX_INVERSION_FIXED,
+        BLURRY_DIGITS,
+        BLURRY_DIGITS_FIXED,
+    )
+}
 """Every recipe by name."""
 
-REFERENCE = {"prefix-sums": "path-independent", "mazes": "mazes", "matrix-inversion": "matrix-inversion", "blurry-digits": "blurry-digits"}
+REFERENCE = {
+    "prefix-sums": "path-independent",
+    "mazes": "mazes",
+    "matrix-inversion": "matrix-inversion",
+    "blurry-digits": "blurry-digits",
+}
 """The recipe that a task is trained with when none is named."""
 
 
