@@ -1,7 +1,9 @@
 """The contract, the reference model, and checkpoints."""
 
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, load, save, shipped
+from homeostat.models.classifier import ClassifierConfig, ClassifierNet
 from homeostat.models.contract import IteratedModel, as_model, from_functions
+from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.registry import ModelConfig
@@ -10,7 +12,11 @@ from homeostat.models.starts import Mixed, Noise, Own, Start, Zeros
 __all__ = [
     "Checkpoint",
     "CheckpointConfig",
+    "ClassifierConfig",
+    "ClassifierNet",
     "IteratedModel",
+    "MatrixConfig",
+    "MatrixNet",
     "Mixed",
     "ModelConfig",
     "Net",
