@@ -12,6 +12,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,11 +100,17 @@ class Job(BaseModel):
         """The declaration as plain data."""
         return {"kind": self.kind, **self.model_dump(mode="json")}
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A hash of the declaration, the version of the package and the format of results."""
         record = {"format": FORMAT, "version": homeostat.__version__, "job": self.as_record()}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and self.key == other.key
 
     @property
     def folder_name(self) -> str:
@@ -114,16 +121,17 @@ class Job(BaseModel):
 
 def with_needs(jobs: Iterable[Job]) -> list[Job]:
     """The jobs and all that they need, each once, what is needed first."""
-    found: dict[str, Job] = {}
+    found: dict[Job, None] = {}
 
     def add(job: Job) -> None:
-        for needed in job.needs:
-            add(needed)
-        found.setdefault(job.key, job)
+        if job not in found:
+            for needed in job.needs:
+                add(needed)
+            found[job] = None
 
     for job in jobs:
         add(job)
-    return list(found.values())
+    return list(found)
 
 
 def plain(value: Any) -> Any:

@@ -128,9 +128,13 @@ class Followed(Measure):
 class Aligned(Measure):
     """Where the net ends from other starts."""
 
-    starts: tuple[str, ...] = ("noise 1", "swapped", "all pairs")
+    starts: tuple[str, ...] = ("noise 1", "swapped")
 
     word: ClassVar[str] = "alignment"
+
+    @property
+    def label(self) -> str:
+        return f"{super().label}, from {' and '.join(self.starts)}"
 
     def measure(self, checkpoint: Checkpoint, task: Task, place: Place) -> dict[str, Any]:
         from homeostat.probes import align_starts

@@ -41,7 +41,7 @@ class Net(Job):
         record = checkpoint.config.training
         return {
             "training_seconds": record["seconds"],
-            "evaluations": record.get("row_evaluations"),
+            "evaluations": record.get("row_evaluations", {"forward": 0, "graphed": 0, "adjoint": 0}),
             "final_loss": record["final_loss"],
             "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
             "horizon": checkpoint.config.trained_steps,

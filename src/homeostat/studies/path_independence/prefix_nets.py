@@ -27,6 +27,8 @@ class Measured:
     deep: Followed
     near_aligned: Aligned
     deep_aligned: Aligned
+    pairs: Aligned
+    """Alignment as in the authors' code, in distribution."""
     trusted: tuple[Trusted, ...]
 
     @property
@@ -58,7 +60,7 @@ def _measured(preset: Preset, recipe: str, seed: int) -> Measured:
             size=plan.size,
             count=preset.prefix_aligned,
             steps=plan.steps,
-            expected=max(0.1, 5 * plan.expected * share),
+            expected=max(0.1, 4 * plan.expected * share),
         )
 
     return Measured(
@@ -71,6 +73,14 @@ def _measured(preset: Preset, recipe: str, seed: int) -> Measured:
         deep=followed(preset.prefix_deep),
         near_aligned=aligned(preset.prefix_near),
         deep_aligned=aligned(preset.prefix_deep),
+        pairs=Aligned(
+            net=net,
+            size=preset.prefix_near.size,
+            count=preset.prefix_pairs,
+            steps=preset.prefix_near.steps,
+            starts=("all pairs",),
+            expected=0.2 if preset.shrink else 8,
+        ),
         trusted=tuple(
             Trusted(net=net, size=p.size, count=p.count, steps=p.steps, expected=3 * p.expected)
             for p in preset.prefix_trust

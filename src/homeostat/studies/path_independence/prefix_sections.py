@@ -144,7 +144,7 @@ def section_1(preset: Preset) -> Section:
         table = Table(
             f"Every net, {plan.size} bits, {plan.steps} steps",
             (
-                "Recipe", "Seed", "Exact", "Per symbol", "Alignment", "Null", "From noise", "All pairs",
+                "Recipe", "Seed", "Exact", "Per symbol", "Alignment", "Null", "From noise", "All pairs, in distribution",
                 "Same answers", "Residual, median", "Ends in",
             ),
             tuple(rows),
@@ -171,7 +171,7 @@ def section_1(preset: Preset) -> Section:
         f"{preset.prefix_near.size} bits and is run for {preset.prefix_deep.steps} steps on {preset.prefix_deep.size} "
         "bits, a budget fixed beforehand.",
         (CORRELATES,),
-        tuple(job for m in nets for job in (m.deep, m.deep_aligned)),
+        tuple(job for m in nets for job in (m.deep, m.deep_aligned, m.pairs)),
         build,
     )
 
@@ -446,7 +446,7 @@ def _row(m: Measured, values: Values, a: Estimate, b: Estimate, c: Estimate) -> 
         in_figures(a),
         in_figures(estimate(swapped["null"])),
         in_figures(alignment(values(m.deep_aligned), "noise 1")),
-        in_figures(estimate(starts["all pairs"]["cosine"])),
+        in_figures(alignment(values(m.pairs), "all pairs")),
         "not decoded" if agreement is None else in_percent(estimate(agreement)),
         residual_words(values(m.deep)["residual"]),
         limits_words(values(m.deep)["limits"]),
@@ -470,14 +470,13 @@ def _cost_table(nets: Sequence[Measured], values: Values) -> Table:
         if m.seed:
             continue
         cost = values(m.net)["evaluations"]
+        free = cost["forward"] - cost["graphed"]
+        parts = (free, cost["graphed"], cost["adjoint"], free + 3 * cost["graphed"] + 2 * cost["adjoint"])
         rows.append(
             (
                 m.recipe,
                 f"{m.net.recipe.steps:,}",
-                f"{cost['free'] / 1e6:.2f}",
-                f"{cost['graphed'] / 1e6:.2f}",
-                f"{cost['adjoint'] / 1e6:.2f}",
-                f"{(cost['free'] + 3 * cost['graphed'] + 2 * cost['adjoint']) / 1e6:.2f}",
+                *(f"{part / 1e6:.2f}" for part in parts),
                 f"{values(m.net)['training_seconds']:.0f}",
             )
         )

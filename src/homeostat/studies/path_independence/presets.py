@@ -32,7 +32,9 @@ class Preset:
     prefix_deep: Plan
     """The deep evaluation budget, on longer strings: fixed beforehand, never the best step chosen afterwards."""
     prefix_aligned: int
-    """Strings of alignment, at each of these."""
+    """Strings of alignment, in training lengths and at the deep budget."""
+    prefix_pairs: int
+    """Strings of training length for alignment over all pairs, which takes a run for each of them."""
     prefix_trust: tuple[Plan, ...]
     prefix_attack: tuple[Plan, ...]
     attack_restarts: int
@@ -69,6 +71,7 @@ SMOKE = Preset(
     prefix_twice=Plan(12, 8, 12, 0.1),
     prefix_deep=Plan(16, 8, 16, 0.1),
     prefix_aligned=8,
+    prefix_pairs=4,
     prefix_trust=(Plan(6, 16, 8, 0.1),),
     prefix_attack=(Plan(8, 4, 8, 0.2),),
     attack_restarts=1,
@@ -86,11 +89,12 @@ SMOKE = Preset(
 CPU = Preset(
     name="cpu",
     seeds=3,
-    prefix_near=Plan(32, 200, 800, 4),
-    prefix_twice=Plan(64, 200, 800, 7),
-    prefix_deep=Plan(512, 200, 800, 45),
-    prefix_aligned=64,
-    prefix_trust=(Plan(64, 100, 200, 4), Plan(128, 100, 300, 8)),
+    prefix_near=Plan(32, 128, 800, 3),
+    prefix_twice=Plan(64, 128, 800, 5),
+    prefix_deep=Plan(512, 128, 800, 28),
+    prefix_aligned=32,
+    prefix_pairs=16,
+    prefix_trust=(Plan(64, 100, 200, 1), Plan(128, 100, 300, 2)),
     prefix_attack=(Plan(32, 32, 200, 20),),
     attack_restarts=3,
     attack_iterations=20,
@@ -117,6 +121,7 @@ FULL = Preset(
     prefix_twice=Plan(64, 1000, 800),
     prefix_deep=Plan(512, 1000, 800),
     prefix_aligned=256,
+    prefix_pairs=64,
     prefix_trust=(Plan(64, 1000, 200), Plan(128, 1000, 300), Plan(256, 1000, 500)),
     prefix_attack=(Plan(32, 200, 200), Plan(64, 200, 300)),
     attack_restarts=10,
