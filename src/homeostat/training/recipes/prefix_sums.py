@@ -2,7 +2,8 @@
 
 from homeostat.models.checkpoint import TaskReference
 from homeostat.models.starts import Mixed, Zeros
-from homeostat.training.recipe import FixedDepth, RandomDepth, Recipe
+from homeostat.training.depth import FixedDepth, RandomDepth
+from homeostat.training.recipe import Recipe
 
 _PREFIX = TaskReference(name="prefix-sums")
 
@@ -16,11 +17,9 @@ PATH_INDEPENDENT = Recipe(
     sizes=(32,),
 )
 
-FIXED = PATH_INDEPENDENT.model_copy(
-    update={
-        "name": "fixed",
-        "description": "zero start; fixed depth of 20 steps",
-        "start": Zeros(),
-        "depth": FixedDepth(steps=20),
-    }
+FIXED = PATH_INDEPENDENT.changed(
+    name="fixed",
+    description="zero start; fixed depth of 20 steps",
+    start=Zeros(),
+    depth=FixedDepth(steps=20),
 )
