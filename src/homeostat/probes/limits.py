@@ -75,6 +75,13 @@ class LimitTest:
             self._repeat[rows] = torch.where(better, apart, self._repeat[rows])
             self._period[rows] = torch.where(better, lag, self._period[rows])
 
+    @property
+    def repeat(self) -> Tensor:
+        """`(rows,)` float64: how far, relative to its size, each row is from where it was `period` steps before, for
+        the period from 2 to 16 that suits it best; infinite for rows that left before the window.
+        """
+        return self._repeat
+
     def keep(self, index: Tensor) -> None:
         """Drop the rows that left."""
         self._kept = [leaf[index] for leaf in self._kept]
