@@ -19,17 +19,19 @@ from homeostat.engine.iterate import Release, iterate
 from homeostat.engine.nest import flatten
 from homeostat.engine.norms import out_of_bounds, residuals, row_rms
 from homeostat.engine.problem import Problem
-from homeostat.engine.stop import check_count, check_range
-from homeostat.errors import ContractError
-from homeostat.models.contract import IteratedModel
+from homeostat.errors import ContractError, InputError
+from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import Noise, Own
 from homeostat.nn.jacobian import unit_rows
 from homeostat.probes import estimates
-from homeostat.probes.batches import Loaded, evaluating, judge_of, loaded
+from homeostat.probes.answers import judge_of
+from homeostat.probes.columns import columns, percent
+from homeostat.probes.examples import ExampleBatch, batches_of, evaluating, groups_of, positive, whole_number
+from homeostat.probes.figures import figure, interval
 from homeostat.probes.jacobians import CONVERGED, local_gain, push
 from homeostat.probes.judge import Judge
+from homeostat.probes.repeatable import check_repeatable
 from homeostat.probes.results import Estimate
-from homeostat.probes.text_table import figure, interval, percent, text_table
 
 _WINDOW = 16
 """Steps of the tail that the contraction rate is taken over."""
@@ -157,9 +159,8 @@ def measure_dynamics(
         A `Dynamics`. Radius, norm, contraction rate: no unit. Lyapunov exponents: nats per step.
 
     Raises:
-        InputError: no examples.
-        ContractError: a model that breaks the contract, or whose step draws random numbers.
-        ValueError: an impossible option.
+        InputError: no examples, or an impossible option.
+        ContractError: a model that breaks the contract, or that draws random numbers.
 
     Source:
         Lyapunov exponent: Benettin, Galgani, Giorgilli, Strelcyn, "Lyapunov characteristic exponents", Meccanica 15
@@ -178,59 +179,51 @@ def measure_dynamics(
         >>> [round(row.norm, 2) for row in found.rows[0].examples], found.rows[0].stable.value
         ([4.06, 4.06], 1.0)
     """
-    check_count("steps", steps, 2)
-    check_count("iterations", iterations, 8)
-    check_range("settle_rtol", settle_rtol, 0, "a number, 0 or more")
-    if not 0 < tolerance < perturbation < float("inf"):
-        raise ValueError(
+    steps, iterations = whole_number("steps", steps, least=2), whole_number("iterations", iterations, least=8)
+    settle_rtol, perturbation = positive("settle_rtol", settle_rtol), positive("perturbation", perturbation)
+    if not 0 < tolerance < perturbation:
+        raise InputError(
             f"tolerance must be above 0 and below perturbation, so that there is a way back, not {tolerance!r} "
             f"and {perturbation!r}"
         )
     options = _Options(judge_of(model, judge), steps, iterations, perturbation, tolerance, settle_rtol, seed)
+    iterated = as_model(model, where="the model")
+    if iterated.stochastic:
+        raise ContractError(f"{iterated.name}'s step draws random numbers: it has no Jacobian to speak of")
     rows = []
-    with evaluating(model, device) as (iterated, where):
-        if iterated.stochastic:
-            raise ContractError(f"{iterated.name}'s step draws random numbers: it has no Jacobian to speak of")
-        for name, batches in loaded(examples, where):
-            rows.append(_summarise(name, list(_measured(iterated, batches, options)), options))
+    with evaluating(model, device) as where:
+        for name, batches in groups_of(examples).items():
+            found = [one for batch in batches_of(name, batches, where) for one in _measured(iterated, batch, options)]
+            rows.append(_summarise(name, found, options))
         return Dynamics(iterated.name, steps, iterations, perturbation, tolerance, settle_rtol, tuple(rows))
 
 
 def _measured(
-    model: IteratedModel, batches: Iterator[Loaded], options: _Options
+    model: IteratedModel, batch: ExampleBatch, options: _Options
 ) -> Iterator[tuple[ExampleDynamics, bool | None]]:
     """Example by example what was measured, and whether the perturbed run kept the answer."""
-    for batch in batches:
-        with torch.no_grad():
-            context = model.encode(batch.inputs)
-            own = model.initial_state(context, Own().seeded(options.seed, batch.indices))
-            problem = Problem.of(model.step, own, context)
-            trail = _Trail(problem, _drawn(own, options.seed, batch.indices), options.steps)
-            leaves, _ = iterate(problem, max_steps=options.steps, monitor=trail)
-        limit = replace(problem, state=leaves)
-        failed = trail.failed.cpu().numpy()
-        gain = local_gain(limit, _drawn(own, options.seed + 1, batch.indices), options.iterations)
-        recovery, kept = _recover(model, limit, trail.failed, options, batch.indices)
-        columns = [_listed(x) for x in (trail.residual, gain.radius, gain.norm, *trail.rates())]
-        converged = (gain.radius_error <= CONVERGED).tolist()
-        for row, index in enumerate(batch.indices):
-            residual, radius, norm, contraction, tail, whole = (None if failed[row] else c[row] for c in columns)
-            back = None if failed[row] else int(recovery[row]) or None
-            yield (
-                ExampleDynamics(
-                    index=index,
-                    failed=bool(failed[row]),
-                    residual=residual,
-                    radius=radius,
-                    radius_converged=bool(converged[row]) and not failed[row],
-                    norm=norm,
-                    contraction=contraction,
-                    lyapunov=tail,
-                    lyapunov_whole=whole,
-                    recovery=back,
-                ),
-                None if kept is None else bool(kept[row]) and not failed[row],
-            )
+    if batch.indices.start == 0:
+        check_repeatable(model, batch.inputs, seed=options.seed, indices=batch.indices, steps=options.steps)
+    with torch.no_grad():
+        context = model.encode(batch.inputs)
+        own = model.initial_state(context, Own().seeded(options.seed, batch.indices))
+        problem = Problem.of(model.step, own, context)
+        trail = _Trail(problem, _drawn(own, options.seed, batch.indices), options.steps)
+        leaves, _ = iterate(problem, max_steps=options.steps, monitor=trail)
+    limit = replace(problem, state=leaves)
+    failed = trail.failed.tolist()
+    gain = local_gain(limit, _drawn(own, options.seed + 1, batch.indices), options.iterations)
+    recovery, kept = _recover(model, limit, trail.failed, options, batch.indices)
+    fields = ("residual", "radius", "norm", "contraction", "lyapunov", "lyapunov_whole")
+    measures = [_listed(x) for x in (trail.residual, gain.radius, gain.norm, *trail.rates())]
+    found = (gain.radius_error <= CONVERGED).tolist()
+    for row, index in enumerate(batch.indices):
+        values = {name: None if failed[row] else column[row] for name, column in zip(fields, measures, strict=True)}
+        back = None if failed[row] else int(recovery[row]) or None
+        example = ExampleDynamics(
+            index=index, failed=failed[row], radius_converged=found[row] and not failed[row], recovery=back, **values
+        )
+        yield example, None if kept is None else bool(kept[row]) and not failed[row]
 
 
 def _drawn(state: Any, seed: int, indices: Sequence[int]) -> list[Tensor]:
@@ -441,4 +434,4 @@ def _table(found: Dynamics) -> str:
         if row.false_alarms.value > 0:
             notes.append(f"{row.difficulty}: {percent(row.false_alarms)} % have a norm above 1 and a radius below 1.")
     title = f"{found.model}: dynamics after {found.steps} steps"
-    return "\n".join([title, text_table([*heads, *(["answer kept, %"] if judged else [])], lines), *notes])
+    return "\n".join([title, *columns([*heads, *(["answer kept, %"] if judged else [])], lines), *notes])
