@@ -1,6 +1,7 @@
 """Probes: what a trained model does when it thinks longer."""
 
 from homeostat.probes.audit import AuditEvent, audit
+from homeostat.probes.dynamics import Dynamics, DynamicsRow, ExampleDynamics, measure_dynamics
 from homeostat.probes.gradient_bias import BiasRow, GradientBias, Reference, gradient_bias
 from homeostat.probes.judge import Judge
 from homeostat.probes.limit_classes import classify_limits
@@ -18,8 +19,11 @@ __all__ = [
     "Budget",
     "Clip",
     "Difficulty",
+    "Dynamics",
+    "DynamicsRow",
     "Estimate",
     "Example",
+    "ExampleDynamics",
     "ExampleLimit",
     "GradientBias",
     "Judge",
@@ -34,5 +38,6 @@ __all__ = [
     "audit",
     "classify_limits",
     "gradient_bias",
+    "measure_dynamics",
     "save_audits",
 ]
