@@ -90,8 +90,8 @@ def path_independence_command(
     if report.failures:
         first = report.failures[0]
         raise HomeostatError(
-            f"{len(report.failures)} of {len(study.jobs(part))} jobs failed: {first.job.label}: {first.error}. The others "
-            f"are kept; run it again to try again"
+            f"{len(report.failures)} of {len(study.jobs(part))} jobs failed: {first.job.label}: {first.error}. "
+            "The others are kept; run it again to try again"
         )
 
 
@@ -105,15 +105,13 @@ def _parts(study: Study, out: Path, workers: int) -> Table:
     for part in study.parts:
         jobs = study.jobs([part])
         left = [job for job in jobs if results.state(job) != "done"]
+        times = [sum(job.seconds for job in some) / workers / 60 for some in (jobs, left)]
         table.add_row(
             part,
             ", ".join(f"{s.number} {s.title.lower()}" for s in study.sections if s.part == part),
             str(len(jobs)),
             str(len(jobs) - len(left)),
-            *(
-                f"{max(1, round(sum(job.seconds for job in some) / workers / 60))}" if some else "0"
-                for some in (jobs, left)
-            ),
+            *(f"{time:.0f}" if time > 1 or time == 0 else "under 1" for time in times),
         )
     return table
 

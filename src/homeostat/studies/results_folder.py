@@ -80,7 +80,9 @@ class ResultsFolder:
         folder = self.jobs / job.folder_name
         if (folder / "result.json").exists():
             return "done"
-        return "begun" if (folder / "job.json").exists() else "missing"
+        # A job that failed, or was killed before its first sign of progress, left nothing worth keeping.
+        progress = any(path.name != "job.json" and not path.name.startswith(".") for path in folder.glob("*"))
+        return "begun" if progress else "missing"
 
     def outcome(self, job: Job) -> Outcome | None:
         """What a job found; None when it is not done.
@@ -101,7 +103,7 @@ class ResultsFolder:
         found = []
         for job in jobs:
             path = self.jobs / job.folder_name / "job.json"
-            if path.exists() and _read(path).get("code") != fingerprint(job.code):
+            if self.state(job) != "missing" and path.exists() and _read(path).get("code") != fingerprint(job.code):
                 found.append(job)
         return found
 

@@ -50,15 +50,13 @@ def maze_nets(preset: Preset) -> dict[str, list[Net]]:
     """The reference maze net, and one that differs in zero starts and fixed depth."""
     reference = get_recipe("mazes")
     sizes = tuple(size for size in reference.sizes if size <= _LARGEST) or reference.sizes[:1]
-    reference = reference.model_copy(update={"name": "mazes to 9x9", "sizes": sizes})
+    reference = reference.changed(name="mazes to 9x9", sizes=sizes)
     depth = max(1, round(reference.depth.expected(_LARGEST)))
-    fixed = reference.model_copy(
-        update={
-            "name": "fixed mazes to 9x9",
-            "description": f"zero start; fixed depth of {depth} steps",
-            "start": Zeros(),
-            "depth": FixedDepth(steps=depth),
-        }
+    fixed = reference.changed(
+        name="fixed mazes to 9x9",
+        description=f"zero start; fixed depth of {depth} steps",
+        start=Zeros(),
+        depth=FixedDepth(steps=depth),
     )
     return {
         "path-independent": [_net(preset, reference, seed) for seed in range(preset.maze_seeds)],
@@ -107,17 +105,9 @@ def section_8(preset: Preset) -> Section:
 
     def build(values: Values) -> Content:
         largest, both = preset.mazes[-1], preset.maze_variants[-1]
+        largest_right = over_seeds([values(jobs[net, "any start", largest])["correct"] for net in nets])
         claims = (
-            decide(
-                LARGE,
-                [
-                    (
-                        _named(largest.size),
-                        over_seeds([values(jobs[net, "any start", largest])["correct"] for net in nets]),
-                    )
-                ],
-                _one(preset),
-            ),
+            decide(LARGE, [(_named(largest.size), largest_right)], _one(preset)),
             decide(
                 DEAD_ENDS,
                 [
@@ -182,9 +172,9 @@ def section_8(preset: Preset) -> Section:
         8,
         "mazes",
         "Mazes beyond training",
-        "Trained on mazes of at most 5 rooms a side, which the widely used data set counts as 9x9 cells; tested on up to "
-        "30 rooms, its 59x59. That data set roots its search at the start, so that every start is a dead end; ours does "
-        "not, and tests both. Loops come from opening a tenth of the walls that are left.",
+        "Trained on mazes of at most 5 rooms a side, which the widely used data set counts as 9x9 cells; tested on up "
+        "to 30 rooms, its 59x59. That data set roots its search at the start, so that every start is a dead end; ours "
+        "does not, and tests both. Loops come from opening a tenth of the walls that are left.",
         (LARGE, DEAD_ENDS),
         (*jobs.values(), *compared.values(), *aligned.values()),
         build,
@@ -193,9 +183,7 @@ def section_8(preset: Preset) -> Section:
 
 def _same(jobs: dict, net: Net, plan: Plan) -> Followed:
     """The same size with any start; its count or budget may differ."""
-    return next(
-        job for (n, variant, p), job in jobs.items() if n == net and variant == "any start" and p.size == plan.size
-    )
+    return next(job for (n, v, p), job in jobs.items() if (n, v, p.size) == (net, "any start", plan.size))
 
 
 def _named(size: int) -> str:

@@ -110,7 +110,7 @@ class Followed(Measure):
         }
 
     def _errors(self, checkpoint: Checkpoint, task: Any, place: Place) -> list[float]:
-        """The task's own error of each example at the end, where it has one: an answer that is a number, not a label."""
+        """The task's own error of each example at the end: for answers that are numbers, not labels."""
         found: list[float] = []
         model = checkpoint.model
         with torch.no_grad():

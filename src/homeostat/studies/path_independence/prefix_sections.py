@@ -26,7 +26,7 @@ from homeostat.studies.path_independence.reading import (
 from homeostat.studies.statistics import effect, over_seeds, rank_correlation
 from homeostat.studies.study import Content, Section, Values
 
-_ALIGNMENT = Axis("alignment (Algorithm 1)")
+_ALIGNMENT = Axis("alignment (Algorithm 1)", range=(-0.05, 1.04))
 _EXACT = Axis("exact accuracy", percent=True)
 _ROUGH = "An interval over three nets is rough; every net is shown."
 
@@ -134,8 +134,8 @@ def section_1(preset: Preset) -> Section:
         plan = preset.prefix_deep
         figure = Figure(
             "alignment-accuracy",
-            f"Every net at {plan.size} bits and {plan.steps} steps: where it ends from another example's limit, and how "
-            f"many of {plan.count} strings it answers right in full. Bars are 95 % intervals over strings.",
+            f"Every net at {plan.size} bits and {plan.steps} steps: where it ends from another example's limit, and "
+            f"how many of {plan.count} strings it answers right in full. Bars are 95 % intervals over strings.",
             _ALIGNMENT,
             _EXACT,
             tuple(series),
@@ -274,9 +274,10 @@ def section_4(preset: Preset) -> Section:
         def aligned(m: Measured) -> list[float]:
             return cosines(values(m.near_aligned))
 
+        further = effect(of("phantom", log_residual), of("implicit", log_residual))
+        relative = f"Our residual is relative to the state, theirs is not. {few}".strip()
         claims = (
-            decide(IMPLICIT_CONVERGES, [("log10 ratio", effect(of("phantom", log_residual), of("implicit", log_residual)))],
-                   f"Our residual is relative to the state, theirs is not. {few}".strip()),
+            decide(IMPLICIT_CONVERGES, [("log10 ratio", further)], relative),
             decide(BOTH_ALIGN, [(r, over_seeds(of(r, aligned))) for r in recipes], few),
             decide(BOTH_SOLVE, [(r, over_seeds(of(r, right))) for r in recipes], few),
         )  # fmt: skip
@@ -318,7 +319,7 @@ def section_4(preset: Preset) -> Section:
         )
         figure = Figure(
             "implicit-phantom",
-            f"Residual and alignment in distribution ({near.size} bits), after {near.steps} steps. A point for each net.",
+            f"Residual and alignment in distribution ({near.size} bits), after {near.steps} steps. A point a net.",
             Axis("log10 of the median residual"),
             _ALIGNMENT,
             series,
@@ -329,8 +330,8 @@ def section_4(preset: Preset) -> Section:
         4,
         "prefix",
         "Implicit and phantom gradient",
-        "Nets trained to a fixed point with the implicit gradient, and with the cheap phantom gradient: is closeness to "
-        "a fixed point the same as path independence?",
+        "Nets trained to a fixed point with the implicit gradient, and with the cheap phantom gradient: is closeness "
+        "to a fixed point the same as path independence?",
         (IMPLICIT_CONVERGES, BOTH_ALIGN, BOTH_SOLVE),
         tuple(job for m in nets for job in (m.near, m.near_aligned, m.deep, m.deep_aligned)),
         build,
@@ -422,8 +423,8 @@ def section_5(preset: Preset) -> Section:
         5,
         "prefix",
         "Far from convergence, and limit cycles",
-        "Training that unrolls five or six steps never comes close to a limit. Is such a net path independent, and does "
-        "thinking longer help it? And do examples that end in a cycle, rather than at a fixed point, have right answers?",
+        "Training that unrolls five or six steps never comes close to a limit. Is such a net path independent, and "
+        "does thinking longer help it? And are examples that end in a cycle, rather than at a fixed point, right?",
         (SHALLOW_FAR, SHALLOW_ALIGNS, SHALLOW_GENERALISES, CYCLES_ANSWER),
         tuple(jobs),
         build,
@@ -481,8 +482,8 @@ def _cost_table(nets: Sequence[Measured], values: Values) -> Table:
             )
         )
     return Table(
-        "What the training cost (seed 0), in millions of evaluations of the cell, times examples. Together: an evaluation "
-        "with a graph counts three times, since its way back costs about two; one of the adjoint counts two",
+        "What the training cost (seed 0), in millions of evaluations of the cell, times examples. Together: an "
+        "evaluation with a graph counts three times, since its way back costs about two; one of the adjoint two",
         ("Recipe", "Training steps", "Without graph", "With graph", "Adjoint", "Together", "Seconds, one core"),
         tuple(rows),
     )

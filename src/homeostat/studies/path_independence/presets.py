@@ -58,7 +58,7 @@ class Preset:
         task = get_task(recipe.task.name, **recipe.task.options)
         if isinstance(task, LabelTask) and (recipe.model is None or isinstance(recipe.model, RecallConfig)):
             changes["model"] = RecallConfig.of(task, width=self.shrink["width"])
-        return recipe.model_copy(update=changes)
+        return recipe.changed(**changes)
 
 
 # Rooms a side n stand for the (2n - 1)^2 cells that the widely used data set counts: 9, 13, 19, 25, 33 and 59.

@@ -108,8 +108,8 @@ def section_3(preset: Preset) -> Section:
         figures = tuple(
             dots_by_category(
                 f"attack-{task.replace(' ', '-')}",
-                f"Exact accuracy on {task} from the net's own start, and from the worst start that was found. A point for "
-                "each net.",
+                f"Exact accuracy on {task} from the net's own start, and from the worst start that was found. A point "
+                "for each net.",
                 tuple(dict.fromkeys(s.group for s in stressed if s.task == task)),
                 dots(task, "exact"),
                 y=Axis("exact accuracy", percent=True),
@@ -117,8 +117,8 @@ def section_3(preset: Preset) -> Section:
             for task in ("prefix sums", "mazes")
         )
         table = Table(
-            f"Starts within a ball of radius {stressed[0].attacks[0].radius:g} times the typical norm of a state, the worst "
-            f"of {preset.attack_restarts} attempts of {preset.attack_iterations} iterations of L-BFGS",
+            f"Starts within a ball of radius {stressed[0].attacks[0].radius:g} times the typical norm of a state, the "
+            f"worst of {preset.attack_restarts} attempts of {preset.attack_iterations} iterations of L-BFGS",
             (
                 "Task", "Net", "Size", "Steps", "Exact, clean", "Exact, attacked answer", "Exact, attacked alignment",
                 "Alignment under attack", "Same answers",
@@ -144,7 +144,7 @@ def section_3(preset: Preset) -> Section:
         "stress",
         "The stress test",
         "The start is chosen, within a fixed ball, to break the answer, or to break alignment. Does the net still end "
-        "where it should? How the paper chose its starts is not known beyond L-BFGS; the ball and the objectives are ours.",
+        "where it should? How the paper chose its starts is not known beyond L-BFGS; ball and objectives are ours.",
         (UNCHANGED, BROKEN, MAZES_UNCHANGED, MAZES_BROKEN),
         tuple(job for s in stressed for job in s.attacks),
         build,

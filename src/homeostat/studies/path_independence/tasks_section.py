@@ -77,7 +77,7 @@ def section_7(preset: Preset) -> Section:
             figures.append(
                 dots_by_category(
                     f"task-{name}",
-                    f"{name}: {'relative error' if error else 'exact accuracy'} at the deep budget. A point for each net.",
+                    f"{name}: {'relative error' if error else 'exact accuracy'} at the deep budget. A point a net.",
                     groups,
                     {
                         word: lambda group, which=which, mine=mine, error=error: [
@@ -116,8 +116,8 @@ def section_7(preset: Preset) -> Section:
         7,
         "tasks",
         "Other tasks",
-        "Matrix inversion, edge copy on graphs, and blurry digits: the reference recipe, and the same net with zero starts "
-        "and a fixed depth of as many steps as the reference takes on average. The net without interventions is judged "
+        "Matrix inversion, edge copy on graphs, and blurry digits: the reference recipe, and the same net with zero "
+        "starts and a fixed depth of as many steps as the reference takes on average. The net without interventions is judged "
         "where it does better, after its trained depth or at the deep budget.",
         tuple(HARDER[name] for name in dict.fromkeys(test.task for test in tests)),
         tuple(job for t in tests for job in (t.easy, t.hard, t.hard_shallow, t.aligned)),
@@ -133,13 +133,11 @@ def _tests(preset: Preset, name: str) -> list[_Test]:
     if name == "matrix-inversion":  # where the claim is against the best fixed depth
         depths["deeper fixed depth"] = reference.horizon
     recipes = {"interventions": reference} | {
-        group: reference.model_copy(
-            update={
-                "name": f"{reference.name}, {group}",
-                "description": f"zero start; fixed depth of {depth} steps",
-                "start": Zeros(),
-                "depth": FixedDepth(steps=depth),
-            }
+        group: reference.changed(
+            name=f"{reference.name}, {group}",
+            description=f"zero start; fixed depth of {depth} steps",
+            start=Zeros(),
+            depth=FixedDepth(steps=depth),
         )
         for group, depth in depths.items()
     }

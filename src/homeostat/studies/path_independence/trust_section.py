@@ -50,8 +50,8 @@ def section_6(preset: Preset) -> Section:
         lengths = [f"{plan.size} bits" for plan in plans]
         figure = dots_by_category(
             "trust",
-            "Area under the curve for telling right answers from wrong ones; 0.5 is chance. A point for each net that has "
-            "both, on strings longer than in training.",
+            "Area under the curve for telling right answers from wrong ones; 0.5 is chance. A point for each net that "
+            "has both, on strings longer than in training.",
             signals,
             {
                 length: lambda signal, length=length: [

@@ -10,8 +10,9 @@ def summary(report: StudyReport, *, pictures: bool = False) -> str:
 
     Example:
         >>> from homeostat.studies.study import Study
-        >>> print(summary(StudyReport(Study("none", "Nothing", "", "smoke", ()), (), (), (), (), "unknown", "1 core"))[:9])
-        # Nothing
+        >>> study = Study("none", "Nothing", "", "smoke", ())
+        >>> summary(StudyReport(study, (), (), (), (), "unknown", "1 core")).splitlines()[0]
+        '# Nothing'
     """
     study = report.study
     seconds = sum(outcome.seconds for _, outcome in report.outcomes)
@@ -22,8 +23,8 @@ def summary(report: StudyReport, *, pictures: bool = False) -> str:
         study.lead,
         "",
         f"Preset `{study.preset}`, commit {report.commit}, {versions}, {report.machine}; {len(report.outcomes)} jobs, "
-        f"{minutes(seconds)} of one core. Made by `homeostat study {study.name} --preset {study.preset}`. Rules were fixed "
-        "in the code beside their claims before anything was run.",
+        f"{minutes(seconds)} of one core. Made by `homeostat study {study.name} --preset {study.preset}`. Rules were "
+        "fixed in the code beside their claims before anything was run.",
         "",
     ]
     claims = tuple(

@@ -4,7 +4,8 @@ from homeostat.models.checkpoint import TaskReference
 from homeostat.models.classifier import ClassifierConfig
 from homeostat.models.starts import Mixed, Zeros
 from homeostat.tasks import BlurryDigits
-from homeostat.training.recipe import FixedDepth, Optimiser, RandomDepth, Recipe
+from homeostat.training.depth import FixedDepth, RandomDepth
+from homeostat.training.recipe import Optimiser, Recipe
 
 BLURRY_DIGITS = Recipe(
     name="blurry-digits",

@@ -3,7 +3,8 @@
 from homeostat.models.checkpoint import TaskReference
 from homeostat.models.matrix import MatrixConfig
 from homeostat.models.starts import Mixed, Zeros
-from homeostat.training.recipe import FixedDepth, Optimiser, RandomDepth, Recipe
+from homeostat.training.depth import FixedDepth, RandomDepth
+from homeostat.training.recipe import Optimiser, Recipe
 
 MATRIX_INVERSION = Recipe(
     name="matrix-inversion",
