@@ -197,4 +197,7 @@ class Trusted(Measure):
         found = compare_trust(
             checkpoint.model, self.batches(task), steps=self.steps, judge=task, seed=_SEED, device=place.device
         )
-        return {"rows": found.rows}
+        group = found.groups[0]
+        signals = [{"signal": row.signal, "auc": row.auc, "aurc": row.aurc, "points": row.points} for row in found.rows]
+        right = sum(group.correct)
+        return {"rows": signals, "right": right, "wrong": len(group.correct) - right, "missing": group.missing}

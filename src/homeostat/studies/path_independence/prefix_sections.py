@@ -144,7 +144,7 @@ def section_1(preset: Preset) -> Section:
         table = Table(
             f"Every net, {plan.size} bits, {plan.steps} steps",
             (
-                "Recipe", "Seed", "Exact", "Per symbol", "Alignment", "Null", "From noise", "All pairs, in distribution",
+                "Recipe", "Seed", "Exact", "Per symbol", "Alignment", "Null", "From noise", "All pairs, short strings",
                 "Same answers", "Residual, median", "Ends in",
             ),
             tuple(rows),

@@ -1,13 +1,13 @@
 """Section 3: the stress test, where the start is chosen by an adversary (the paper's Table 1)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from homeostat.probes.results import Estimate
 from homeostat.studies.claims import Above, Below, Claim, decide
 from homeostat.studies.figures import Axis, Table
 from homeostat.studies.path_independence.mazes_section import maze_nets
-from homeostat.studies.path_independence.measures import Attacked
+from homeostat.studies.path_independence.measures import Attacked, Followed
 from homeostat.studies.path_independence.nets import Net
 from homeostat.studies.path_independence.prefix_nets import prefix_nets
 from homeostat.studies.path_independence.presets import Plan, Preset
@@ -53,18 +53,20 @@ class _Stressed:
     group: str
     net: Net
     plan: Plan
+    clean: Followed
     attacks: tuple[Attacked, ...]
+    """On the answer, and on alignment."""
 
 
 def section_3(preset: Preset) -> Section:
     """Attack on prefix-sum and maze nets."""
     stressed = [
-        _Stressed("prefix sums", m.recipe, m.net, plan, _attacks(preset, m.net, plan))
+        _stressed(preset, "prefix sums", m.recipe, m.net, plan)
         for m in prefix_nets(preset, _RECIPES)
         for plan in preset.prefix_attack
     ]
     stressed += [
-        _Stressed("mazes", group, net, preset.maze_attack, _attacks(preset, net, preset.maze_attack))
+        _stressed(preset, "mazes", group, net, preset.maze_attack)
         for group, nets in maze_nets(preset).items()
         for net in nets
     ]
@@ -95,7 +97,7 @@ def section_3(preset: Preset) -> Section:
             decide(MAZES_BROKEN, [(rooms, under("mazes", "fixed", preset.maze_attack))], one),
         )
 
-        def dots(task: str, which: str) -> dict:
+        def dots(task: str) -> dict[str, Callable[[str], list[tuple[str, Estimate]]]]:
             return {
                 word: lambda group, name=name: [
                     (f"{s.net.label}, {s.plan.size}", estimate(values(s.attacks[0])["row"][name]))
@@ -111,7 +113,7 @@ def section_3(preset: Preset) -> Section:
                 f"Exact accuracy on {task} from the net's own start, and from the worst start that was found. A point "
                 "for each net.",
                 tuple(dict.fromkeys(s.group for s in stressed if s.task == task)),
-                dots(task, "exact"),
+                dots(task),
                 y=Axis("exact accuracy", percent=True),
             )
             for task in ("prefix sums", "mazes")
@@ -146,13 +148,13 @@ def section_3(preset: Preset) -> Section:
         "The start is chosen, within a fixed ball, to break the answer, or to break alignment. Does the net still end "
         "where it should? How the paper chose its starts is not known beyond L-BFGS; ball and objectives are ours.",
         (UNCHANGED, BROKEN, MAZES_UNCHANGED, MAZES_BROKEN),
-        tuple(job for s in stressed for job in s.attacks),
+        tuple(job for s in stressed for job in (s.clean, *s.attacks)),
         build,
     )
 
 
-def _attacks(preset: Preset, net: Net, plan: Plan) -> tuple[Attacked, ...]:
-    return tuple(
+def _stressed(preset: Preset, task: str, group: str, net: Net, plan: Plan) -> _Stressed:
+    attacks = tuple(
         Attacked(
             net=net,
             size=plan.size,
@@ -165,3 +167,5 @@ def _attacks(preset: Preset, net: Net, plan: Plan) -> tuple[Attacked, ...]:
         )
         for objective in ("answer", "latent")
     )
+    clean = Followed(net=net, size=plan.size, count=plan.count, steps=plan.steps, expected=plan.expected / 10)
+    return _Stressed(task, group, net, plan, clean, attacks)

@@ -117,8 +117,8 @@ def section_7(preset: Preset) -> Section:
         "tasks",
         "Other tasks",
         "Matrix inversion, edge copy on graphs, and blurry digits: the reference recipe, and the same net with zero "
-        "starts and a fixed depth of as many steps as the reference takes on average. The net without interventions is judged "
-        "where it does better, after its trained depth or at the deep budget.",
+        "starts and a fixed depth of as many steps as the reference takes on average. The net without interventions "
+        "is judged where it does better, after its trained depth or at the deep budget.",
         tuple(HARDER[name] for name in dict.fromkeys(test.task for test in tests)),
         tuple(job for t in tests for job in (t.easy, t.hard, t.hard_shallow, t.aligned)),
         build,
