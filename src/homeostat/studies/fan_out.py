@@ -88,8 +88,12 @@ def _round(
         for job in ordered:
             yield _work(job, results.jobs, device, study)
         return
-    parallel = joblib.Parallel(
-        n_jobs=workers, return_as="generator_unordered", batch_size=1, pre_dispatch="all", **options
+    parallel: Any = joblib.Parallel(
+        n_jobs=workers,
+        return_as="generator_unordered",
+        batch_size=1,  # pyright: ignore[reportArgumentType]
+        pre_dispatch="all",
+        **options,
     )
     try:
         found = parallel(joblib.delayed(_work)(job, results.jobs, device, study) for job in ordered)
@@ -151,8 +155,8 @@ def _backend(engine: Engine, workers: int, address: str | None) -> Iterator[dict
         yield {}
         return
     try:
-        import ray
-        from ray.util.joblib import register_ray
+        import ray  # pyright: ignore[reportMissingImports]
+        from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise HomeostatError("--engine ray needs Ray: pip install 'homeostat[ray]'") from error
     register_ray()

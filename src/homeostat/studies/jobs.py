@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 import homeostat
@@ -39,7 +40,7 @@ class Place:
         """The folder of a job, this one or one that it needs."""
         return self.root / job.folder_name
 
-    def teller(self) -> Callable[[float, str], None]:
+    def teller(self) -> Callable[..., None]:
         """A function that passes on the share done and a note, not more often than anybody reads them."""
         last = -math.inf
 
@@ -147,7 +148,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy's numbers and arrays
+    if isinstance(value, np.generic | np.ndarray):
         return plain(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -7,6 +7,7 @@ every single net.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,9 +51,19 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> RankCorrel
         return Estimate(float(of(x, y)), float(low), float(high), len(x))
 
     return RankCorrelation(
-        estimate(lambda a, b: float(stats.spearmanr(a, b).statistic)),
-        estimate(lambda a, b: float(stats.kendalltau(a, b).statistic)),
+        estimate(_spearman),
+        estimate(_kendall),
     )
+
+
+def _spearman(x: NDArray, y: NDArray) -> float:
+    found: Any = stats.spearmanr(x, y)
+    return float(found.statistic)
+
+
+def _kendall(x: NDArray, y: NDArray) -> float:
+    found: Any = stats.kendalltau(x, y)
+    return float(found.statistic)
 
 
 def over_seeds(values: Sequence[ArrayLike], *, seed: int = 0) -> Estimate:

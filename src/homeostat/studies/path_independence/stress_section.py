@@ -73,18 +73,20 @@ def section_3(preset: Preset) -> Section:
     first = preset.prefix_attack[0]
 
     def build(values: Values) -> Content:
-        def rows(task: str, group: str, plan: Plan, name: str) -> list[Sequence[float]]:
-            return [
-                values(s.attacks[0])["row"][name] for s in stressed if (s.task, s.group, s.plan) == (task, group, plan)
-            ]
+        def of(task: str, group: str, plan: Plan) -> list[_Stressed]:
+            return [s for s in stressed if (s.task, s.group, s.plan) == (task, group, plan)]
+
+        def attacked(s: _Stressed) -> list[float]:
+            return [float(right) for right in values(s.attacks[0])["row"]["corrects"]]
+
+        def lost(s: _Stressed) -> list[float]:
+            return [after - before for before, after in zip(values(s.clean)["correct"], attacked(s), strict=True)]
 
         def change(task: str, group: str, plan: Plan) -> Estimate:
-            clean, attacked = (rows(task, group, plan, f"{which}_corrects") for which in ("clean", "attacked"))
-            differences = [[b - a for a, b in zip(x, y, strict=True)] for x, y in zip(clean, attacked, strict=True)]
-            return over_seeds(differences)
+            return over_seeds([lost(s) for s in of(task, group, plan)])
 
         def under(task: str, group: str, plan: Plan) -> Estimate:
-            return over_seeds(rows(task, group, plan, "attacked_corrects"))
+            return over_seeds([attacked(s) for s in of(task, group, plan)])
 
         bits = f"{first.size} bits"
         rooms = f"{preset.maze_attack.size} rooms a side"
