@@ -5,7 +5,7 @@ from homeostat.models.contract import IteratedModel, as_model, from_functions
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.registry import ModelConfig
-from homeostat.models.starts import Mixed, Noise, Own, Start, Zeros
+from homeostat.models.starts import Mixed, Noise, Own, Projection, Start, Zeros
 
 __all__ = [
     "Checkpoint",
@@ -16,6 +16,7 @@ __all__ = [
     "Net",
     "Noise",
     "Own",
+    "Projection",
     "RecallConfig",
     "RecallNet",
     "Start",

@@ -3,9 +3,9 @@
 from homeostat.errors import InputError
 from homeostat.training.recipe import Recipe
 from homeostat.training.recipes.mazes import MAZES
-from homeostat.training.recipes.prefix_sums import FIXED, PATH_INDEPENDENT
+from homeostat.training.recipes.prefix_sums import PREFIX_SUMS
 
-RECIPES = {recipe.name: recipe for recipe in (PATH_INDEPENDENT, FIXED, MAZES)}
+RECIPES = {recipe.name: recipe for recipe in (*PREFIX_SUMS, MAZES)}
 """Every recipe by name."""
 
 REFERENCE = {"prefix-sums": "path-independent", "mazes": "mazes"}
