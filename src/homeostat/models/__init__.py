@@ -7,7 +7,7 @@ from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.registry import ModelConfig
-from homeostat.models.starts import Mixed, Noise, Own, Start, Zeros
+from homeostat.models.starts import Mixed, Noise, Own, Projection, Start, Zeros
 
 __all__ = [
     "Checkpoint",
@@ -22,6 +22,7 @@ __all__ = [
     "Net",
     "Noise",
     "Own",
+    "Projection",
     "RecallConfig",
     "RecallNet",
     "Start",

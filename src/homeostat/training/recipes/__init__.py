@@ -5,13 +5,12 @@ from homeostat.training.recipe import Recipe
 from homeostat.training.recipes.blurry_digits import BLURRY_DIGITS, BLURRY_DIGITS_FIXED
 from homeostat.training.recipes.matrix_inversion import MATRIX_INVERSION, MATRIX_INVERSION_FIXED
 from homeostat.training.recipes.mazes import MAZES
-from homeostat.training.recipes.prefix_sums import FIXED, PATH_INDEPENDENT
+from homeostat.training.recipes.prefix_sums import PREFIX_SUMS
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        PATH_INDEPENDENT,
-        FIXED,
+        *PREFIX_SUMS,
         MAZES,
         MATRIX_INVERSION,
         MATRIX_INVERSION_FIXED,
