@@ -20,7 +20,7 @@ class MatrixConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["matrix"] = "matrix"
-    channels: int = Field(default=4, ge=1, le=256)
+    channels: int = Field(default=2, ge=1, le=256)
     """Matrices in the state, each with a velocity."""
 
 
@@ -54,12 +54,13 @@ class MatrixNet(Net):
         super().__init__(name=name, trained_steps=trained_steps, damping=damping)
         c = config.channels
         self.config = config
-        # A stable start: half the velocity is kept, and both products pull back.
+        # A stable start: half the velocity is kept, both products pull back, and what drives the state counts for the
+        # answer. Between the two signs of the answer lies a saddle that training crosses slowly.
         self.momentum = nn.Parameter(0.5 * torch.eye(c))
         self.left = nn.Parameter(-0.3 * torch.eye(c) + 0.1 / math.sqrt(c) * torch.randn(c, c))
         self.right = nn.Parameter(-0.3 * torch.eye(c) + 0.1 / math.sqrt(c) * torch.randn(c, c))
-        self.drive = nn.Parameter(0.3 * torch.randn(c))
-        self.readout = nn.Parameter(torch.randn(c) / math.sqrt(c))
+        self.drive = nn.Parameter(0.3 + 0.1 * torch.randn(c))
+        self.readout = nn.Parameter(torch.full((c,), 1 / c))
 
     def encode(self, inputs: Tensor) -> dict[str, Tensor]:
         norm = torch.linalg.matrix_norm(inputs, keepdim=True)

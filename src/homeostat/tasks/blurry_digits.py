@@ -135,8 +135,8 @@ def _bundled() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             "the digits of blurry-digits come with scikit-learn, which is not installed: "
             "pip install 'homeostat[digits]', or name a folder with MNIST's IDX files"
         ) from None
-    found = load_digits()
-    return found["images"].astype(np.uint8), found["target"].astype(np.int64)
+    pixels, labels = load_digits(return_X_y=True)
+    return pixels.reshape(-1, 8, 8).astype(np.uint8), labels.astype(np.int64)
 
 
 def _from_folder(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
