@@ -2,6 +2,7 @@
 
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, load, save, shipped
 from homeostat.models.contract import IteratedModel, as_model, from_functions
+from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.registry import ModelConfig
@@ -10,6 +11,8 @@ from homeostat.models.starts import Mixed, Noise, Own, Start, Zeros
 __all__ = [
     "Checkpoint",
     "CheckpointConfig",
+    "GraphConfig",
+    "GraphNet",
     "IteratedModel",
     "Mixed",
     "ModelConfig",

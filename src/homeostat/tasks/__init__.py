@@ -5,10 +5,11 @@ from typing import Any
 
 from homeostat.errors import InputError
 from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, Task, stack
+from homeostat.tasks.edge_copy import EdgeCopy
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (PrefixSums, Mazes)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (PrefixSums, Mazes, EdgeCopy)}
 """Every task by name."""
 
 
@@ -43,6 +44,7 @@ __all__ = [
     "IGNORE",
     "TASKS",
     "Batch",
+    "EdgeCopy",
     "LabelTask",
     "Legend",
     "Mazes",

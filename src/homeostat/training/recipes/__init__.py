@@ -2,13 +2,14 @@
 
 from homeostat.errors import InputError
 from homeostat.training.recipe import Recipe
+from homeostat.training.recipes.edge_copy import EDGE_COPY, EDGE_COPY_FIXED
 from homeostat.training.recipes.mazes import MAZES
 from homeostat.training.recipes.prefix_sums import FIXED, PATH_INDEPENDENT
 
-RECIPES = {recipe.name: recipe for recipe in (PATH_INDEPENDENT, FIXED, MAZES)}
+RECIPES = {recipe.name: recipe for recipe in (PATH_INDEPENDENT, FIXED, MAZES, EDGE_COPY, EDGE_COPY_FIXED)}
 """Every recipe by name."""
 
-REFERENCE = {"prefix-sums": "path-independent", "mazes": "mazes"}
+REFERENCE = {"prefix-sums": "path-independent", "mazes": "mazes", "edge-copy": "edge-copy"}
 """The recipe that a task is trained with when none is named."""
 
 
