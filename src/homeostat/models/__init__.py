@@ -3,6 +3,7 @@
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, load, save, shipped
 from homeostat.models.classifier import ClassifierConfig, ClassifierNet
 from homeostat.models.contract import IteratedModel, as_model, from_functions
+from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
@@ -14,6 +15,8 @@ __all__ = [
     "CheckpointConfig",
     "ClassifierConfig",
     "ClassifierNet",
+    "GraphConfig",
+    "GraphNet",
     "IteratedModel",
     "MatrixConfig",
     "MatrixNet",

@@ -5,17 +5,19 @@ from typing import Annotated
 from pydantic import Field
 
 from homeostat.models.classifier import ClassifierConfig, ClassifierNet
+from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 
-ModelConfig = Annotated[RecallConfig | MatrixConfig | ClassifierConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[RecallConfig | MatrixConfig | ClassifierConfig | GraphConfig, Field(discriminator="kind")]
 """Configuration of any network of the package; `kind` says which."""
 
 NETS: dict[type, type[Net]] = {
     RecallConfig: RecallNet,
     MatrixConfig: MatrixNet,
     ClassifierConfig: ClassifierNet,
+    GraphConfig: GraphNet,
 }
 
 
