@@ -100,7 +100,7 @@ class LimitClasses:
 
     def __repr__(self) -> str:
         kinds = [kind for kind in LIMIT_CLASSES if any(d.shares[kind].value > 0 for d in self.difficulties)]
-        heads = ["examples", "n", *kinds, "periods", f"same in {self.other_dtype}", "same in another batch"]
+        heads: list[str] = ["examples", "n", *kinds, "periods", f"same in {self.other_dtype}", "same in another batch"]
         lines = [
             [
                 found.name,

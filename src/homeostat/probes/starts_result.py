@@ -1,6 +1,6 @@
 """What `align_starts` found, as values."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from homeostat.probes import estimates
@@ -111,7 +111,7 @@ class StartAlignments:
         return "\n".join(text)
 
 
-def mean_of(values: Sequence[float], seed: int) -> Estimate:
+def mean_of(values: Iterable[float], seed: int) -> Estimate:
     """Mean over the examples that could be measured, which are those whose value is not NaN."""
     return estimates.mean([value for value in values if value == value], seed=seed)
 
