@@ -1,41 +1,100 @@
-"""Which code computed a result: a hash of the source files that it depends on.
+"""Which code computed a result: a hash of the source that it depends on.
 
-Comments, docstrings and layout do not count, so that rewording a sentence does not make results look foreign.
+That is the modules named by the job and every module of the package that these import, directly or through others.
+Lists of what there is (the `__init__` of a package, the table of networks) are seen through but do not count, so that a
+new task or probe leaves former results alone; nor do comments, docstrings and layout.
 """
 
 import ast
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from homeostat.errors import HomeostatError
 
+_PACKAGE = "homeostat"
+_LISTS = ("models/registry.py",)
 
-def fingerprint(parts: Iterable[str]) -> str:
-    """A hash of some packages and files of `homeostat`, given relative to it.
+
+def fingerprint(modules: Iterable[str]) -> str:
+    """A hash of some modules of `homeostat` and all that they import of it.
+
+    Args:
+        modules: by their full names.
 
     Example:
-        >>> fingerprint(["engine"]) == fingerprint(["engine"]) != fingerprint(["tasks"])
+        >>> fingerprint(["homeostat.files"]) == fingerprint(["homeostat.files"]) != fingerprint(["homeostat.errors"])
         True
     """
-    return _fingerprint(tuple(sorted(set(parts))))
+    return _fingerprint(tuple(sorted(set(modules))))
 
 
 @cache
-def _fingerprint(parts: tuple[str, ...]) -> str:
-    root = Path(str(files("homeostat")))
+def _fingerprint(modules: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for part in parts:
-        path = root / part
-        sources = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-        if not sources or not all(source.is_file() for source in sources):
-            raise HomeostatError(f"there is no source code at {path} to take a fingerprint of")
-        for source in sources:
-            digest.update(source.relative_to(root).as_posix().encode() + b"\0")
-            digest.update(_what_runs(source.read_text(encoding="utf-8")).encode() + b"\0")
+    for path in sources(modules):
+        digest.update(path.relative_to(_root()).as_posix().encode() + b"\0")
+        digest.update(_what_runs(path.read_text(encoding="utf-8")).encode() + b"\0")
     return digest.hexdigest()
+
+
+def sources(modules: Iterable[str]) -> list[Path]:
+    """The files that `fingerprint` takes in, sorted.
+
+    Raises:
+        HomeostatError: a module has no source there.
+    """
+    found: set[Path] = set()
+    waiting = [_file(module) for module in modules]
+    while waiting:
+        path = waiting.pop()
+        if path in found or path.relative_to(_root()).as_posix() in _LISTS:
+            continue
+        found.add(path)
+        waiting += _imported(path)
+    return sorted(found)
+
+
+def _root() -> Path:
+    return Path(str(files(_PACKAGE)))
+
+
+def _file(module: str) -> Path:
+    place = _root().joinpath(*module.split(".")[1:])
+    path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    if not path.is_file():
+        raise HomeostatError(f"there is no source of {module} at {path} to take a fingerprint of")
+    return path
+
+
+def _imported(path: Path) -> Iterator[Path]:
+    """Files of the package that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith(f"{_PACKAGE}.") and (target := _file(alias.name)).name != "__init__.py":
+                    yield target
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == _PACKAGE:
+            for alias in node.names:
+                target = _origin(str(node.module), alias.name)
+                if target is not None:
+                    yield target
+
+
+def _origin(module: str, name: str) -> Path | None:
+    """The file where a name that is imported from a module is made; None when it is made in a list itself."""
+    path = _file(module)
+    if path.name != "__init__.py":
+        return path
+    inside = path.parent / f"{name}.py"
+    if inside.is_file():
+        return inside
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
+            return _origin(str(node.module), name)
+    return None
 
 
 def _what_runs(source: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -70,9 +70,6 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    code: ClassVar[tuple[str, ...]] = ()
-    """Packages and files of `homeostat` that the result depends on, such as `"engine"`."""
-
     @property
     @abstractmethod
     def label(self) -> str:
@@ -86,6 +83,11 @@ class Job(BaseModel):
     def needs(self) -> "tuple[Job, ...]":
         """Jobs that must have been done before."""
         return ()
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Modules of `homeostat` that the result depends on, by their full names; what they import counts too."""
+        return (type(self).__module__,) if type(self).__module__.startswith("homeostat.") else ()
 
     @property
     def seconds(self) -> float:

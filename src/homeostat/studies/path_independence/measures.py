@@ -35,18 +35,18 @@ class Measure(Job):
     """Fields of the task that differ from the training, such as `percolation` for mazes."""
     expected: float = Field(default=10.0, exclude=True)
 
-    code: ClassVar[tuple[str, ...]] = (
-        *Net.code,
-        "probes",
-        "studies/task_audit",
-        "studies/path_independence/measures",
-    )
     word: ClassVar[str]
+    probe: ClassVar[str]
+    """The module that measures."""
 
     @property
     def label(self) -> str:
         options = "".join(f", {name} {value}" for name, value in self.options.items())
         return f"{self.word} of {self.net.label}, size {self.size}{options}, {self.steps} steps"
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        return (*self.net.code, self.probe)
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -79,6 +79,7 @@ class Followed(Measure):
     """Every instance followed through every step, from the net's own start."""
 
     word: ClassVar[str] = "answers"
+    probe: ClassVar[str] = "homeostat.probes.audit"
 
     def measure(self, checkpoint: Checkpoint, task: Task, place: Place) -> dict[str, Any]:
         tell = place.teller()
@@ -131,6 +132,7 @@ class Aligned(Measure):
     starts: tuple[str, ...] = ("noise 1", "swapped")
 
     word: ClassVar[str] = "alignment"
+    probe: ClassVar[str] = "homeostat.probes.starts"
 
     @property
     def label(self) -> str:
@@ -161,6 +163,7 @@ class Attacked(Measure):
     grad_steps: int | None = None
 
     word: ClassVar[str] = "attack"
+    probe: ClassVar[str] = "homeostat.probes.attack"
 
     @property
     def label(self) -> str:
@@ -190,6 +193,7 @@ class Trusted(Measure):
     """How well each signal tells right answers from wrong ones without a label."""
 
     word: ClassVar[str] = "trust"
+    probe: ClassVar[str] = "homeostat.probes.trust"
 
     def measure(self, checkpoint: Checkpoint, task: Task, place: Place) -> dict[str, Any]:
         from homeostat.probes import compare_trust

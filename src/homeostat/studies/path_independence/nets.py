@@ -1,15 +1,18 @@
 """The trainings of the study: one job for each net."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from pydantic import Field
 
 from homeostat.models.checkpoint import Checkpoint, load
+from homeostat.models.recall import RecallNet
+from homeostat.models.registry import NETS
 from homeostat.studies.jobs import Job, Place
 from homeostat.tasks import Task, get_task
-from homeostat.training import Recipe, TrainingEvent, train
+from homeostat.training.loop import TrainingEvent, train
+from homeostat.training.recipe import Recipe
 
 
 class Net(Job):
@@ -20,11 +23,15 @@ class Net(Job):
     expected: float = Field(default=90.0, exclude=True)
     """Seconds on one core; not part of what the job is."""
 
-    code: ClassVar[tuple[str, ...]] = ("engine", "models", "nn", "tasks", "training", "studies/path_independence/nets")
-
     @property
     def label(self) -> str:
         return f"{self.recipe.name}, seed {self.seed}"
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        task = get_task(self.recipe.task.name, **self.recipe.task.options)
+        net = NETS[type(self.recipe.model)] if self.recipe.model else RecallNet
+        return (__name__, type(task).__module__, net.__module__)
 
     @property
     def seconds(self) -> float:
