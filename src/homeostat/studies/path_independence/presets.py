@@ -46,7 +46,8 @@ class Preset:
     maze_attack: Plan
     task_seeds: int
     task_count: int
-    task_steps: int
+    task_steps: int | None = None
+    """The deep budget of the other tasks, where it is not the task's own."""
     shrink: dict[str, Any] | None = None
     """Changes to every recipe, for the smallest preset; `width` is that of the recall network."""
 
@@ -111,7 +112,6 @@ CPU = Preset(
     maze_attack=Plan(5, 32, 100, 60),
     task_seeds=3,
     task_count=200,
-    task_steps=100,
 )
 
 FULL = Preset(
@@ -132,7 +132,6 @@ FULL = Preset(
     maze_attack=Plan(5, 100, 150),
     task_seeds=5,
     task_count=1000,
-    task_steps=200,
 )
 
 PRESETS = {preset.name: preset for preset in (SMOKE, CPU, FULL)}
