@@ -1,5 +1,7 @@
 """Probes: what a trained model does when it thinks longer."""
 
+from homeostat.probes.attack import attack
+from homeostat.probes.attack_result import Attack, AttackRow
 from homeostat.probes.audit import AuditEvent, audit
 from homeostat.probes.gradient_bias import BiasRow, GradientBias, Reference, gradient_bias
 from homeostat.probes.judge import Judge
@@ -12,6 +14,8 @@ from homeostat.probes.starts_result import StartAlignment, StartAlignments
 
 __all__ = [
     "Alignment",
+    "Attack",
+    "AttackRow",
     "Audit",
     "AuditEvent",
     "BiasRow",
@@ -31,6 +35,7 @@ __all__ = [
     "StartAlignments",
     "Verdict",
     "align_starts",
+    "attack",
     "audit",
     "classify_limits",
     "gradient_bias",
