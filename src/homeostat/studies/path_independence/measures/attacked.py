@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from homeostat.models.checkpoint import Checkpoint
+from homeostat.probes.attack import attack
 from homeostat.studies.jobs import Place
 from homeostat.studies.path_independence.measures.base import SEED, Measure
 from homeostat.tasks import Task
@@ -24,8 +25,6 @@ class Attacked(Measure):
         return f"{super().label}, on the {self.objective}"
 
     def measure(self, checkpoint: Checkpoint, task: Task, place: Place) -> dict[str, Any]:
-        from homeostat.probes.attack import attack
-
         more = {} if self.grad_steps is None else {"grad_steps": self.grad_steps}
         found = attack(
             checkpoint.model,
