@@ -1,0 +1,437 @@
+"""`measure_dynamics`: how a model's step behaves near where it ends, and on the way there.
+
+Five views of one question, whether small differences die out. The spectral radius of the step's Jacobian at the limit
+says it for differences of any direction there; the contraction rate says it for the path that was taken; the
+finite-time Lyapunov exponent follows one tangent vector along that path; a perturbation of the limit shows it; and the
+spectral norm says how much *one* step can stretch a difference, which for a matrix that is not normal may be far more
+than 1 although every difference dies out. A norm above 1 alone is a false alarm, so both stand side by side.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from homeostat.engine.iterate import Release, iterate
+from homeostat.engine.nest import flatten
+from homeostat.engine.norms import out_of_bounds, residuals, row_rms
+from homeostat.engine.problem import Problem
+from homeostat.errors import ContractError, InputError
+from homeostat.models.contract import IteratedModel, as_model
+from homeostat.models.starts import Noise, Own
+from homeostat.nn.jacobian import unit_rows
+from homeostat.probes import estimates
+from homeostat.probes.answers import judge_of
+from homeostat.probes.columns import columns, percent
+from homeostat.probes.examples import ExampleBatch, batches_of, evaluating, groups_of, positive, whole_number
+from homeostat.probes.figures import figure, interval
+from homeostat.probes.jacobians import CONVERGED, local_gain, push
+from homeostat.probes.judge import Judge
+from homeostat.probes.repeatable import check_repeatable
+from homeostat.probes.results import Estimate
+
+_WINDOW = 16
+"""Steps of the tail that the contraction rate is taken over."""
+
+_UNITS = 64
+"""Step lengths below so many units in the last place of the state are rounding, and tell no rate."""
+
+
+@dataclass(frozen=True)
+class ExampleDynamics:
+    """One example. None is what could not be measured; everything is None where the run failed."""
+
+    index: int
+    failed: bool
+    """The run left the finite numbers."""
+    residual: float | None
+    """Relative residual after the last step: how much of a limit the place is where radius and norm are taken."""
+    radius: float | None
+    radius_converged: bool
+    norm: float | None
+    contraction: float | None
+    """Mean ratio of successive step lengths over the last steps before rounding; None where it does not move."""
+    lyapunov: float | None
+    """Nats per step over the second half of the run, where the tangent has turned to where it grows most."""
+    lyapunov_whole: float | None
+    """The same over the whole run: what a difference at the start becomes, by step."""
+    recovery: int | None
+    """Steps until a perturbed limit is back; None where it is not within the budget."""
+
+
+@dataclass(frozen=True)
+class DynamicsRow:
+    """One difficulty: medians over its examples with their intervals; a failed example counts as the worst."""
+
+    difficulty: str
+    examples: tuple[ExampleDynamics, ...]
+    settled: Estimate
+    """Share of examples whose last residual is within `settle_rtol`."""
+    radius: Estimate
+    norm: Estimate
+    stable: Estimate
+    """Share of examples with a radius below 1."""
+    false_alarms: Estimate
+    """Share of examples with a norm above 1 although the radius is below 1."""
+    contraction: Estimate
+    lyapunov: Estimate
+    recovery: Estimate
+    """Steps; infinite where half of the examples or more do not recover."""
+    recovered: Estimate
+    answer_kept: Estimate | None
+    """Share of perturbed runs that end in the same decoded answer. None where answers are not known."""
+    failed: int
+    unconverged: int
+    """Examples whose radius was not found to 1 %."""
+
+    @property
+    def count(self) -> int:
+        return len(self.examples)
+
+
+@dataclass(frozen=True, repr=False)
+class Dynamics:
+    """What `measure_dynamics` found; print it for a table."""
+
+    model: str
+    steps: int
+    iterations: int
+    perturbation: float
+    tolerance: float
+    settle_rtol: float
+    rows: tuple[DynamicsRow, ...]
+
+    def of(self, difficulty: str) -> DynamicsRow:
+        """The row of this difficulty."""
+        for row in self.rows:
+            if row.difficulty == difficulty:
+                return row
+        raise KeyError(f"no difficulty {difficulty!r}; there are {[row.difficulty for row in self.rows]}")
+
+    def __repr__(self) -> str:
+        return _table(self)
+
+
+@dataclass(frozen=True)
+class _Options:
+    judge: Judge
+    steps: int
+    iterations: int
+    perturbation: float
+    tolerance: float
+    settle_rtol: float
+    seed: int
+
+
+def measure_dynamics(
+    model: Any,
+    examples: Any,
+    *,
+    steps: int,
+    judge: Any = None,
+    iterations: int = 64,
+    perturbation: float = 0.1,
+    tolerance: float = 0.01,
+    settle_rtol: float = 1e-3,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> Dynamics:
+    """Measure how a model's step treats small differences, at its limit and on the way there.
+
+    Args:
+        model: anything with the functions of the contract.
+        examples: batches `(inputs, targets)`, or several such iterables by the name of their difficulty. Targets are
+            not read.
+        steps: budget of the run to the limit, and of the recovery from a perturbation.
+        judge: decodes answers (see `Judge`), to say whether a perturbation changes them; the model's own object when
+            None.
+        iterations: Jacobian products of the power iteration for the radius; as many again go to the norm.
+        perturbation: size of the perturbation of each leaf of the limit, as a share of that leaf's norm.
+        tolerance: distance from the unperturbed run, as a share of its norm, at which a perturbed one is back.
+        settle_rtol: relative residual at which an example counts as settled.
+        seed: of the first directions and the perturbations, which are drawn for each example by itself.
+        device: where to run; that of the model's parameters when None.
+
+    Returns:
+        A `Dynamics`. Radius, norm, contraction rate: no unit. Lyapunov exponents: nats per step.
+
+    Raises:
+        InputError: no examples, or an impossible option.
+        ContractError: a model that breaks the contract, or that draws random numbers.
+
+    Source:
+        Lyapunov exponent: Benettin, Galgani, Giorgilli, Strelcyn, "Lyapunov characteristic exponents", Meccanica 15
+        (1980): a tangent vector carried along, and its length taken out of it after every step.
+
+    Example:
+        >>> import homeostat as hs
+        >>> step = torch.tensor([[0.5, 4.0], [0.0, 0.5]])  # stretches up to fourfold, and yet everything dies out
+        >>> model = hs.from_functions(
+        ...     encode=lambda x: x,
+        ...     initial_state=lambda x: torch.zeros_like(x),
+        ...     step=lambda z, x: z @ step.T + x,
+        ...     decode=lambda z, x: z,
+        ... )
+        >>> found = measure_dynamics(model, [(torch.eye(2), None)], steps=60)
+        >>> [round(row.norm, 2) for row in found.rows[0].examples], found.rows[0].stable.value
+        ([4.06, 4.06], 1.0)
+    """
+    steps, iterations = whole_number("steps", steps, least=2), whole_number("iterations", iterations, least=8)
+    settle_rtol, perturbation = positive("settle_rtol", settle_rtol), positive("perturbation", perturbation)
+    if not 0 < tolerance < perturbation:
+        raise InputError(
+            f"tolerance must be above 0 and below perturbation, so that there is a way back, not {tolerance!r} "
+            f"and {perturbation!r}"
+        )
+    options = _Options(judge_of(model, judge), steps, iterations, perturbation, tolerance, settle_rtol, seed)
+    iterated = as_model(model, where="the model")
+    if iterated.stochastic:
+        raise ContractError(f"{iterated.name}'s step draws random numbers: it has no Jacobian to speak of")
+    rows = []
+    with evaluating(model, device) as where:
+        for name, batches in groups_of(examples).items():
+            found = [one for batch in batches_of(name, batches, where) for one in _measured(iterated, batch, options)]
+            rows.append(_summarise(name, found, options))
+        return Dynamics(iterated.name, steps, iterations, perturbation, tolerance, settle_rtol, tuple(rows))
+
+
+def _measured(
+    model: IteratedModel, batch: ExampleBatch, options: _Options
+) -> Iterator[tuple[ExampleDynamics, bool | None]]:
+    """Example by example what was measured, and whether the perturbed run kept the answer."""
+    if batch.indices.start == 0:
+        check_repeatable(model, batch.inputs, seed=options.seed, indices=batch.indices, steps=options.steps)
+    with torch.no_grad():
+        context = model.encode(batch.inputs)
+        own = model.initial_state(context, Own().seeded(options.seed, batch.indices))
+        problem = Problem.of(model.step, own, context)
+        trail = _Trail(problem, _drawn(own, options.seed, batch.indices), options.steps)
+        leaves, _ = iterate(problem, max_steps=options.steps, monitor=trail)
+    limit = replace(problem, state=leaves)
+    failed = trail.failed.tolist()
+    gain = local_gain(limit, _drawn(own, options.seed + 1, batch.indices), options.iterations)
+    recovery, kept = _recover(model, limit, trail.failed, options, batch.indices)
+    fields = ("residual", "radius", "norm", "contraction", "lyapunov", "lyapunov_whole")
+    measures = [_listed(x) for x in (trail.residual, gain.radius, gain.norm, *trail.rates())]
+    found = (gain.radius_error <= CONVERGED).tolist()
+    for row, index in enumerate(batch.indices):
+        values = {name: None if failed[row] else column[row] for name, column in zip(fields, measures, strict=True)}
+        back = None if failed[row] else int(recovery[row]) or None
+        example = ExampleDynamics(
+            index=index, failed=failed[row], radius_converged=found[row] and not failed[row], recovery=back, **values
+        )
+        yield example, None if kept is None else bool(kept[row]) and not failed[row]
+
+
+def _drawn(state: Any, seed: int, indices: Sequence[int]) -> list[Tensor]:
+    """Gaussian directions in the shape of the measured leaves, from each example's own stream."""
+    leaves, layout = flatten(Noise().seeded(seed, indices).like(state), "state")
+    return [leaves[i] for i in layout.measured()]
+
+
+def _listed(values: Tensor) -> list[float | None]:
+    """Numbers for the host, None for NaN."""
+    return [None if x != x else x for x in values.tolist()]
+
+
+def row_distance(leaves: Sequence[Tensor]) -> Tensor:
+    """Euclidean length of each row over all leaves, `(rows,)` float64."""
+    squares = [row_rms(leaf).double().square() * leaf[0].numel() for leaf in leaves]
+    return torch.stack(squares).sum(0).sqrt()
+
+
+class _Trail:
+    """The monitor of the run to the limit: step lengths of the tail, and the growth of a tangent vector."""
+
+    def __init__(self, problem: Problem, tangent: list[Tensor], steps: int) -> None:
+        self._problem, self._steps = problem, steps
+        self._measured = problem.layout.measured()
+        self._tangent = unit_rows(tangent)[0]
+        rows, device = problem.rows, problem.state[0].device
+        self.failed = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.residual = torch.zeros(rows, dtype=torch.float64, device=device)
+        self._tail = torch.full((rows, _WINDOW + 1), float("nan"), dtype=torch.float64, device=device)
+        self._moving = torch.ones(rows, dtype=torch.bool, device=device)
+        self._growth = torch.zeros(rows, 2, dtype=torch.float64, device=device)  # over the run, and its second half
+
+    def observe(
+        self, step: int, rows: Tensor, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any]
+    ) -> Release | None:
+        """See `Monitor.observe`."""
+        old, new = [before[i] for i in self._measured], [after[i] for i in self._measured]
+        _, sizes, relative = residuals(old, new)
+        failed = out_of_bounds(new, sizes)
+        self.residual[rows] = relative.double()
+        length = row_distance([b - a for a, b in zip(old, new, strict=True)])
+        rounding = _UNITS * max(torch.finfo(leaf.dtype).eps for leaf in new) * row_distance(new)
+        # The first two lengths are kept whatever they are: a map that arrives at once has a rate too.
+        moving = self._moving[rows] & ((length > rounding) | (step <= 2))
+        self._moving[rows] = moving
+        chosen = rows[moving]
+        self._tail[chosen] = torch.cat([self._tail[chosen, 1:], length[moving, None]], dim=1)
+        image = push(replace(self._problem, context=list(context)), before, self._tangent)
+        self._tangent, factor = unit_rows(image)
+        growth = factor.double().log()
+        self._growth[rows, 0] += growth
+        if step > self._steps // 2:
+            self._growth[rows, 1] += growth
+        if not bool(failed.any()):
+            return None
+        self.failed[rows[failed]] = True
+        return Release(failed, failed)
+
+    def keep(self, index: Tensor) -> None:
+        """See `Monitor.keep`."""
+        self._tangent = [leaf[index] for leaf in self._tangent]
+
+    def rates(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Contraction rate, Lyapunov exponent of the second half and of the whole run, `(rows,)` each."""
+        known = (~self._tail.isnan()).sum(1)
+        first = self._tail.gather(1, (self._tail.shape[1] - known).clamp(max=_WINDOW)[:, None])[:, 0]
+        rate = (self._tail[:, -1] / first) ** (1 / (known - 1).clamp(min=1))
+        rate = torch.where((known > 1) & (first > 0), rate, float("nan"))
+        return rate, self._growth[:, 1] / (self._steps - self._steps // 2), self._growth[:, 0] / self._steps
+
+
+class _Twins:
+    """The monitor of a perturbed run beside an unperturbed one: lets go of a pair when the two are together again."""
+
+    def __init__(self, problem: Problem, tolerance: float) -> None:
+        measured = problem.layout.measured()
+        self._first, self._second = measured[: len(measured) // 2], measured[len(measured) // 2 :]
+        self._tolerance = tolerance
+        self.back = torch.zeros(problem.rows, dtype=torch.int64, device=problem.state[0].device)
+
+    def observe(
+        self, step: int, rows: Tensor, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any]
+    ) -> Release | None:
+        """See `Monitor.observe`."""
+        plain, moved = [after[i] for i in self._first], [after[i] for i in self._second]
+        _, sizes, apart = residuals(moved, plain)
+        bad = out_of_bounds(plain, sizes) | out_of_bounds(moved, [row_rms(leaf) for leaf in moved])
+        back = (apart <= self._tolerance) & ~bad
+        self.back[rows[back]] = step
+        return Release(back | bad, bad) if bool((back | bad).any()) else None
+
+    def keep(self, index: Tensor) -> None:
+        """See `Monitor.keep`."""
+
+
+def _recover(
+    model: IteratedModel, limit: Problem, failed: Tensor, options: _Options, indices: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Steps that each example takes back from a perturbation of its limit (0: not back), and whether it kept its
+    answer.
+
+    What it comes back to is the run that goes on unperturbed from the same state, so that a cycle, or a limit that is
+    still on the way, counts by what the perturbation does to it and by nothing else.
+    """
+    layout, measured = limit.layout, limit.layout.measured()
+    state = layout.build(limit.state, marks=True)
+    noise = _drawn(state, options.seed + 2, indices)
+    moved = list(limit.state)
+    for i, direction in zip(measured, noise, strict=True):
+        leaf = moved[i]
+        scale = options.perturbation * row_rms(leaf) / row_rms(direction).clamp(min=1e-30)
+        moved[i] = leaf + (scale.view(-1, *([1] * (leaf.ndim - 1))) * direction).to(leaf.dtype)
+    perturbed = layout.build(moved, marks=True)
+    # A limit of zero has no size to perturb it by.
+    empty = torch.stack([row_rms(limit.state[i]) for i in measured]).amax(0) == 0
+    chosen = (~failed & ~empty).nonzero().squeeze(1)
+    steps = np.zeros(limit.rows, dtype=np.int64)
+    kept = np.zeros(limit.rows, dtype=bool)
+    known = False
+    pairs, pair_layout = flatten((state, perturbed), "state")
+
+    def step(states: Any, context: Any) -> Any:
+        return model.step(states[0], context), model.step(states[1], context)
+
+    with torch.no_grad():
+        if len(chosen):
+            pair = replace(limit, step=step, state=pairs, layout=pair_layout).subset(chosen)
+            twins = _Twins(pair, options.tolerance)
+            leaves, _ = iterate(pair, max_steps=options.steps, monitor=twins)
+            steps[chosen.cpu().numpy()] = twins.back.cpu().numpy()
+            context = pair.context_layout.build(pair.context)
+            ends = [options.judge.decoded(model.decode(end, context)) for end in pair.layout.build(leaves)]
+            if ends[0] is not None and ends[1] is not None:
+                known = True
+                kept[chosen.cpu().numpy()] = (ends[0] == ends[1]).reshape(len(chosen), -1).all(1).cpu().numpy()
+    return steps, kept if known else None
+
+
+def _summarise(name: str, found: list[tuple[ExampleDynamics, bool | None]], options: _Options) -> DynamicsRow:
+    examples = [example for example, _ in found]
+    kept = [answer for _, answer in found]
+
+    def medians(field: str) -> Estimate:
+        values = [getattr(example, field) for example in examples]
+        return estimates.median([float("nan") if value is None else value for value in values])
+
+    radii = np.array([float("nan") if e.radius is None else e.radius for e in examples])
+    norms = np.array([float("nan") if e.norm is None else e.norm for e in examples])
+    moving = [e for e in examples if e.failed or e.contraction is not None]
+    rates = [float("nan") if e.contraction is None else e.contraction for e in moving]
+    return DynamicsRow(
+        difficulty=name,
+        examples=tuple(examples),
+        settled=estimates.share([e.residual is not None and e.residual <= options.settle_rtol for e in examples]),
+        radius=medians("radius"),
+        norm=medians("norm"),
+        stable=estimates.share(radii < 1),
+        false_alarms=estimates.share((norms > 1) & (radii < 1)),
+        contraction=estimates.median(rates),
+        lyapunov=medians("lyapunov"),
+        recovery=medians("recovery"),
+        recovered=estimates.share([e.recovery is not None for e in examples]),
+        answer_kept=None if any(k is None for k in kept) else estimates.share([bool(k) for k in kept]),
+        failed=sum(e.failed for e in examples),
+        unconverged=sum(not e.radius_converged for e in examples if not e.failed),
+    )
+
+
+def _table(found: Dynamics) -> str:
+    heads = ["examples", "n", "radius", "norm", "radius < 1, %", "contraction", "Lyapunov", "recovery", "recovered, %"]
+    judged = any(row.answer_kept is not None for row in found.rows)
+    lines = [
+        [
+            row.difficulty,
+            str(row.count),
+            interval(row.radius),
+            interval(row.norm),
+            percent(row.stable),
+            interval(row.contraction),
+            interval(row.lyapunov),
+            interval(row.recovery),
+            percent(row.recovered),
+            *([percent(row.answer_kept)] if judged else []),
+        ]
+        for row in found.rows
+    ]
+    notes = [
+        "Medians [95 % interval]. radius, norm: of the Jacobian at the limit; a norm above 1 alone is a false alarm, "
+        "differences die out where the radius is below 1. contraction: ratio of successive step lengths. Lyapunov: "
+        f"nats per step. recovery: steps back to within {figure(found.tolerance)} from a perturbation of "
+        f"{figure(found.perturbation)} of the limit's norm."
+    ]
+    for row in found.rows:
+        low = row.settled.value
+        if low < 1:
+            notes.append(
+                f"{row.difficulty}: {percent(row.settled)} % have settled (residual within {found.settle_rtol:g}); of "
+                "the others, radius and norm are those of a place on the way."
+            )
+        if row.failed:
+            notes.append(f"{row.difficulty}: {row.failed} of {row.count} runs failed; they count as the worst.")
+        if row.unconverged:
+            notes.append(
+                f"{row.difficulty}: {row.unconverged} of {row.count} radii were not found to {CONVERGED:.0%} in "
+                f"{found.iterations} iterations; they are mean rates of growth."
+            )
+        if row.false_alarms.value > 0:
+            notes.append(f"{row.difficulty}: {percent(row.false_alarms)} % have a norm above 1 and a radius below 1.")
+    title = f"{found.model}: dynamics after {found.steps} steps"
+    return "\n".join([title, *columns([*heads, *(["answer kept, %"] if judged else [])], lines), *notes])
