@@ -7,8 +7,12 @@ from homeostat.probes.dynamics import Dynamics, DynamicsRow, ExampleDynamics, me
 from homeostat.probes.gradient_bias import BiasRow, GradientBias, Reference, gradient_bias
 from homeostat.probes.horizons import BestBudget, HorizonCell, HorizonTable, cross_horizons
 from homeostat.probes.judge import Judge
+from homeostat.probes.limit_classes import classify_limits
+from homeostat.probes.limit_classes_result import ExampleLimit, Limit, LimitClasses, LimitShares
 from homeostat.probes.results import Alignment, Audit, Budget, Clip, Difficulty, Estimate, Example, Verdict
 from homeostat.probes.saving import save_audits
+from homeostat.probes.starts import align_starts
+from homeostat.probes.starts_result import StartAlignment, StartAlignments
 from homeostat.probes.trust import Trust, TrustGroup, TrustRow, compare_trust
 
 __all__ = [
@@ -28,17 +32,25 @@ __all__ = [
     "Example",
     "ExampleCertificate",
     "ExampleDynamics",
+    "ExampleLimit",
     "GradientBias",
     "HorizonCell",
     "HorizonTable",
     "Judge",
+    "Limit",
+    "LimitClasses",
+    "LimitShares",
     "Reference",
+    "StartAlignment",
+    "StartAlignments",
     "Trust",
     "TrustGroup",
     "TrustRow",
     "Verdict",
+    "align_starts",
     "audit",
     "certify",
+    "classify_limits",
     "compare_trust",
     "cross_horizons",
     "gradient_bias",

@@ -66,7 +66,10 @@ def other_starts(
         notes.append("swapped start not measured: a batch of one example has no other example's limit")
     else:
         final, _ = flatten(swept.state, "state")
-        starts["swapped"] = layout.build([leaf.roll(1, 0) for leaf in final], marks=True)
+        leaves = list(own)
+        for i in layout.measured():  # what is carried along begins as in the model's own start
+            leaves[i] = final[i].roll(1, 0)
+        starts["swapped"] = layout.build(leaves, marks=True)
     return starts, notes
 
 
