@@ -1,5 +1,7 @@
 """Probes: what a trained model does when it thinks longer."""
 
+from homeostat.probes.attack import attack
+from homeostat.probes.attack_result import Attack, AttackRow
 from homeostat.probes.audit import AuditEvent, audit
 from homeostat.probes.certificate import certify
 from homeostat.probes.certificate_result import CertificateRow, Certificates, ExampleCertificate
@@ -17,6 +19,8 @@ from homeostat.probes.trust import Trust, TrustGroup, TrustRow, compare_trust
 
 __all__ = [
     "Alignment",
+    "Attack",
+    "AttackRow",
     "Audit",
     "AuditEvent",
     "BestBudget",
@@ -48,6 +52,7 @@ __all__ = [
     "TrustRow",
     "Verdict",
     "align_starts",
+    "attack",
     "audit",
     "certify",
     "classify_limits",

@@ -80,6 +80,20 @@ def null_cosines(problem: Problem, end: End) -> tuple[Tensor, int]:
     return best.masked_fill(~others, 0).sum(1) / others.sum(1), evaluations  # 0/0 is NaN
 
 
+def phases(problem: Problem, end: End) -> list[tuple[list[Tensor], Tensor]]:
+    """All states of the batch's limits, as leaves, each with the rows that it is one of the limit's states for: the end
+    itself for all rows, and what follows it for the rows that end in a cycle.
+    """
+    every = torch.ones(problem.rows, dtype=torch.bool, device=end.failed.device)
+    found = [(end.leaves, every)]
+    rows = ((end.period > 0) & ~end.failed).nonzero().squeeze(1)
+    if len(rows):
+        for lag, leaves in _onwards(problem, end, rows):
+            full = [old.index_copy(0, rows, new) for old, new in zip(end.leaves, leaves, strict=True)]
+            found.append((full, lag < end.period))
+    return found
+
+
 def cosines(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """`(rows,)` float64, cosine over all leaves, flattened; 1 for equal rows, and 0 where one of them is zero.
 

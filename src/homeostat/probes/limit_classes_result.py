@@ -99,8 +99,10 @@ class LimitClasses:
         return tuple(example for example in self.examples if not example.stable)
 
     def __repr__(self) -> str:
-        kinds = [kind for kind in LIMIT_CLASSES if any(d.shares[kind].value > 0 for d in self.difficulties)]
-        heads: list[str] = ["examples", "n", *kinds, "periods", f"same in {self.other_dtype}", "same in another batch"]
+        kinds: list[LimitClass] = [
+            kind for kind in LIMIT_CLASSES if any(d.shares[kind].value > 0 for d in self.difficulties)
+        ]
+        heads = ["examples", "n", *kinds, "periods", f"same in {self.other_dtype}", "same in another batch"]
         lines = [
             [
                 found.name,
