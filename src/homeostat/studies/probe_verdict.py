@@ -89,11 +89,11 @@ def _one(difficulty: str, rows: Sequence[StartAlignment], attack: AttackRow | No
         failed = f", {worst.failed} of {worst.count} runs failed" if worst.failed else ""
         text = f"runs from {worst.start} end elsewhere (cosine {worst.cosine.value:.3f}{failed})"
         return verdict("not path-independent", text)
-    if control.high < ALIGNED:
-        return verdict("not decided", f"runs have not settled (cosine {control.value:.3f} with what they go on to)")
     if attack is not None and attack.cosine_attacked.high < min(ALIGNED, control.low):
         text = f"attacked starts end elsewhere (cosine {attack.cosine_attacked.value:.3f})"
         return verdict("not path-independent", text)
+    if control.high < ALIGNED:
+        return verdict("not decided", f"runs have not settled (cosine {control.value:.3f} with what they go on to)")
     if any(not row.null.low < ALIGNED for row in compared):
         return verdict("not decided", "different examples end in the same place too, so that the cosine says nothing")
     cosines = [row.cosine for row in compared] + ([] if attack is None else [attack.cosine_attacked])
