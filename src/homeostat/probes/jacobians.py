@@ -21,6 +21,9 @@ CONVERGED = 1e-2
 """Backward error up to which a spectral radius counts as found, and relative change up to which a norm does."""
 
 
+_SPACE = 10
+
+
 @dataclass(frozen=True)
 class LocalGain:
     """Radius and norm of the Jacobian of each example, `(rows,)` each."""
@@ -38,10 +41,10 @@ class LocalGain:
 def local_gain(problem: Problem, directions: Sequence[Tensor], iterations: int) -> LocalGain:
     """Power iterations of `J^T` for the radius, and half as many of `J^T J` for the norm, at the problem's state.
 
-    The radius is that of the larger eigenvalue in the plane of the last vector and its image, which holds the
-    dominant eigenvector, or the pair where it is complex or has two signs. Where that eigenvalue has not been found
-    to `CONVERGED`, it is the mean rate of growth over the last half of the iterations (as `spectral_radius` has it),
-    which is right on average where vectors keep turning.
+    The last ten products span a space (Arnoldi's) that the ones before have turned towards the dominant eigenvectors;
+    the radius is the largest eigenvalue there, which may be one of a complex pair or have two signs. Where it has
+    not been found to `CONVERGED`, the radius is the mean rate of growth over the last half of the iterations before
+    (as `spectral_radius` has it), which is right on average where vectors keep turning.
 
     Args:
         problem: step, state and context.
@@ -59,42 +62,51 @@ def spectral_radii(problem: Problem, directions: Sequence[Tensor], iterations: i
 def _gain(problem: Problem, directions: Sequence[Tensor], iterations: int, norms: bool) -> LocalGain:
     linear = Linearised(problem)
     vector, growth = unit_rows(list(directions))[0], []
-    for _ in range(iterations):
+    count = min(_SPACE, iterations // 2)
+    for _ in range(iterations - count):
         vector, factor = unit_rows(linear.pull(vector))
         growth.append(factor)
-    rates = torch.stack(growth[iterations // 2 :]).double()
+    rates = torch.stack(growth[len(growth) // 2 :]).double()
     alive = ((rates > 0) | rates.isnan()).all(0)  # a direction that J maps to 0 has come to its end: the radius is 0
     mean = torch.where(alive, rates.clamp(min=1e-300).log().mean(0).exp(), 0)
-    value, error = _ritz(linear, vector)
-    error = torch.where(alive, error.double(), 0)
-    radius = torch.where(alive & (error <= CONVERGED), value.double(), mean)
+    value, error = _ritz(linear, vector, count)
+    error = torch.where(alive, error, 0)
+    radius = torch.where(alive & (error <= CONVERGED), value, mean)
     norm = change = torch.full_like(radius, float("nan"))
     if norms:
         norm, change = _norm(problem, linear, directions, max(4, iterations // 2))
     return LocalGain(radius, error, norm, change)
 
 
-def _ritz(linear: Linearised, first: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Modulus of the larger eigenvalue in the plane of a unit vector and its image, and its backward error."""
-    image = linear.pull(first)
-    a = row_dot(first, image)
-    second, c = unit_rows([y - _spread(a, y) * x for x, y in zip(first, image, strict=True)])
-    other = linear.pull(second)
-    b, d = row_dot(first, other), row_dot(second, other)
-    rest = [z - _spread(b, z) * x - _spread(d, z) * y for x, y, z in zip(first, second, other, strict=True)]
-    left = row_dot(rest, rest).clamp(min=0).sqrt()
-    mean, square = (a + d) / 2, (a - d).square() / 4 + b * c
-    root = square.abs().sqrt()
-    real = torch.where(mean >= 0, mean + root, mean - root)
-    zero = torch.zeros_like(mean)
-    value = torch.where(square >= 0, torch.complex(real, zero), torch.complex(mean, root))
-    # With y = (l - d, c) in that plane, J y - l y is c times what J takes out of it.
-    length = ((value - d).abs().square() + c.square()).sqrt()
-    tiny = torch.finfo(a.dtype).tiny
-    error = c * left / (value.abs() * length).clamp(min=tiny)
-    alone = c <= torch.finfo(a.dtype).eps ** 0.5 * a.abs()  # the image is along the vector: there is no plane
-    modulus = torch.where(alone, a.abs(), value.abs())
-    return modulus, torch.where(alone, c / a.abs().clamp(min=tiny), error)
+def _ritz(linear: Linearised, vector: list[Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """Modulus of the largest eigenvalue of `J^T` in the space of a unit vector and its next `count` - 1 images, and its
+    backward error (Arnoldi). Rows whose space is smaller than that have zeros for the rest of it.
+    """
+    basis, rows = [vector], len(vector[0])
+    device = vector[0].device
+    # h[:, i, j] is what the image of basis vector j has along basis vector i.
+    h = torch.zeros(rows, count + 1, count, dtype=torch.float64, device=device)
+    for j in range(count):
+        image = linear.pull(basis[j])
+        size = row_dot(image, image).sqrt()
+        for _ in range(2):  # once leaves rounding of what was large; twice is enough
+            for i, base in enumerate(basis):
+                along = row_dot(base, image)
+                h[:, i, j] += along
+                image = [x - _spread(along, x) * y for x, y in zip(image, base, strict=True)]
+        after, length = unit_rows(image)
+        new = length > torch.finfo(length.dtype).eps ** 0.5 * size  # less is rounding: the space is complete
+        h[:, j + 1, j] = torch.where(new, length.double(), 0)
+        basis.append([_spread(new.to(x.dtype), x) * x for x in after])
+    finite = torch.isfinite(h).all(2).all(1)
+    values, vectors = torch.linalg.eig(torch.where(finite[:, None, None], h[:, :count], 0).cpu())
+    sizes = values.abs().to(device)
+    largest = sizes.argmax(1)
+    each = torch.arange(rows, device=device)
+    modulus = torch.where(finite, sizes[each, largest], float("nan"))
+    last = vectors.abs().to(device)[each, count - 1, largest]  # of an eigenvector of length 1
+    tiny = torch.finfo(torch.float64).tiny
+    return modulus, torch.where(modulus == 0, 0, h[:, count, count - 1] * last / modulus.clamp(min=tiny))
 
 
 def _norm(problem: Problem, linear: Linearised, directions: Sequence[Tensor], iterations: int) -> tuple[Tensor, Tensor]:
