@@ -3,7 +3,17 @@
 import pytest
 
 from homeostat.errors import InputError
-from homeostat.tasks import TASKS, BlurryDigits, LabelTask, MatrixInversion, Mazes, PrefixSums, PuzzleTask, get_task
+from homeostat.tasks import (
+    TASKS,
+    BlurryDigits,
+    EdgeCopy,
+    LabelTask,
+    MatrixInversion,
+    Mazes,
+    PrefixSums,
+    PuzzleTask,
+    get_task,
+)
 
 
 def test_names():
@@ -12,6 +22,7 @@ def test_names():
         "mazes": Mazes,
         "matrix-inversion": MatrixInversion,
         "blurry-digits": BlurryDigits,
+        "edge-copy": EdgeCopy,
     }
     assert get_task("prefix_sums") == PrefixSums()
     assert get_task("mazes", percolation=0.2, paths="any") == Mazes(percolation=0.2, paths="any")
@@ -20,7 +31,7 @@ def test_names():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("maze", {}, "unknown task 'maze': it is one of prefix-sums, mazes, matrix-inversion, blurry-digits"),
+        ("maze", {}, "unknown task 'maze': it is one of prefix-sums, mazes"),
         ("mazes", {"loops": 1}, "task mazes has no option 'loops': it has percolation, paths, dead_end_start"),
         ("prefix-sums", {"base": 3}, "task prefix-sums has no option 'base': it has none"),
         ("mazes", {"percolation": -1}, "percolation -1 is not a probability: a number from 0 to 1"),
