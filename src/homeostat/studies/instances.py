@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-
 from torch.utils import _pytree as pytree
 
 from homeostat.tasks import Task
