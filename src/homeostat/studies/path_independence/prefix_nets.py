@@ -8,7 +8,7 @@ from homeostat.studies.path_independence.nets import Net
 from homeostat.studies.path_independence.presets import Plan, Preset
 from homeostat.training import get_recipe
 
-RECIPES = ("path-independent", "fixed", "promote", "penalise", "phantom", "implicit", "shallow", "zeros-random-depth")
+RECIPES = ("path-independent", "fixed", "promote", "penalise", "phantom", "implicit", "shallow")
 """By name; every section draws its nets from these."""
 
 _TRAINING = 80

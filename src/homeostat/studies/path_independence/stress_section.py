@@ -15,7 +15,7 @@ from homeostat.studies.path_independence.reading import dots_by_category, estima
 from homeostat.studies.statistics import over_seeds
 from homeostat.studies.study import Content, Section, Values
 
-_RECIPES = ("path-independent", "fixed", "promote", "penalise", "zeros-random-depth")
+_RECIPES = ("path-independent", "fixed", "promote", "penalise")
 
 UNCHANGED = Claim(
     "path-independent nets withstand the attack",
