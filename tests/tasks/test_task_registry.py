@@ -12,6 +12,7 @@ from homeostat.tasks import (
     Mazes,
     PrefixSums,
     PuzzleTask,
+    Sudoku,
     get_task,
 )
 
@@ -20,9 +21,10 @@ def test_names():
     assert {name: type(get_task(name)) for name in TASKS} == {
         "prefix-sums": PrefixSums,
         "mazes": Mazes,
+        "sudoku": Sudoku,
         "matrix-inversion": MatrixInversion,
-        "blurry-digits": BlurryDigits,
         "edge-copy": EdgeCopy,
+        "blurry-digits": BlurryDigits,
     }
     assert get_task("prefix_sums") == PrefixSums()
     assert get_task("mazes", percolation=0.2, paths="any") == Mazes(percolation=0.2, paths="any")
@@ -31,8 +33,12 @@ def test_names():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("maze", {}, "unknown task 'maze': it is one of prefix-sums, mazes"),
-        ("mazes", {"loops": 1}, "task mazes has no option 'loops': it has percolation, paths, dead_end_start"),
+        ("maze", {}, f"unknown task 'maze': it is one of {', '.join(TASKS)}"),
+        (
+            "mazes",
+            {"loops": 1},
+            "task mazes has no option 'loops': it has percolation, paths, dead_end_start, longest_of",
+        ),
         ("prefix-sums", {"base": 3}, "task prefix-sums has no option 'base': it has none"),
         ("mazes", {"percolation": -1}, "percolation -1 is not a probability: a number from 0 to 1"),
     ],

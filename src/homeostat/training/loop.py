@@ -114,7 +114,7 @@ def _train(
     checkpoint_every: int,
     on_step: Callable[[TrainingEvent], None] | None,
 ) -> Checkpoint:
-    task = get_task(recipe.task.name, **recipe.task.options)
+    task = get_task(recipe.task.name, **{**recipe.task.options, **recipe.train_options})
     record = {"recipe": recipe.as_record(), "seed": seed}
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     config = _config(recipe, task, record)
