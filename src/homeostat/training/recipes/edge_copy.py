@@ -18,7 +18,7 @@ EDGE_COPY = Recipe(
     steps=2000,
     batch=32,
     sizes=tuple(range(2, 11)),
-    predict_steps=20,
+    predict_steps=1,
 )
 
 EDGE_COPY_FIXED = EDGE_COPY.model_copy(
