@@ -56,7 +56,8 @@ def test_what_is_published_has_pictures_and_tables_that_hold(report: StudyReport
     pytest.importorskip("matplotlib")
     folder = publish(report, tmp_path / "numbers")
     assert {path.name for path in folder.iterdir()} == {"README.md", "results.json", "numbers.png"}
-    assert Image.open(folder / "numbers.png").size[0] > 500
+    with Image.open(folder / "numbers.png") as picture:
+        assert picture.size[0] > 500
     text = (folder / "README.md").read_text()
     assert "| 1 | Numbers are large | 7 | all: 3.000" in text
     assert "![All numbers](numbers.png)" in text

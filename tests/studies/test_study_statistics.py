@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from homeostat.studies.statistics import effect, over_seeds, rank_correlation
 
@@ -14,9 +15,17 @@ def test_rank_correlations_are_those_counted_by_hand() -> None:
     assert found.spearman.count == 5
 
 
+def test_rank_correlations_with_ties_are_scipys() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(5, size=20), rng.integers(4, size=20)
+    found = rank_correlation(x, y)
+    assert found.spearman.value == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert found.kendall.value == pytest.approx(stats.kendalltau(x, y).statistic)
+
+
 def test_a_rank_correlation_does_not_depend_on_scale() -> None:
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=24), rng.normal(size=24)
+    x, y = rng.normal(size=24), rng.normal(size=24)  # without ties, which exp could make
     assert rank_correlation(x, y) == rank_correlation(np.exp(x), 3 * y + 1)
 
 

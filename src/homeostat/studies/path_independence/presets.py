@@ -129,7 +129,7 @@ FULL = Preset(
     maze_seeds=3,
     mazes=tuple(Plan(n, 500, 30 * n, 30) for n in CELLS),
     maze_variants=tuple(Plan(n, 500, 30 * n, 30) for n in CELLS),
-    maze_attack=Plan(5, 100, 150),
+    maze_attack=Plan(5, 100, 200),
     task_seeds=5,
     task_count=1000,
 )
