@@ -21,11 +21,9 @@ EDGE_COPY = Recipe(
     predict_steps=1,
 )
 
-EDGE_COPY_FIXED = EDGE_COPY.model_copy(
-    update={
-        "name": "edge-copy-fixed",
-        "description": "zero start; fixed depth of 10 steps",
-        "start": Zeros(),
-        "depth": FixedDepth(steps=10),
-    }
+EDGE_COPY_FIXED = EDGE_COPY.changed(
+    name="edge-copy-fixed",
+    description="zero start; fixed depth of 10 steps",
+    start=Zeros(),
+    depth=FixedDepth(steps=10),
 )
