@@ -132,7 +132,7 @@ def measure_dynamics(
     *,
     steps: int,
     judge: Any = None,
-    iterations: int = 64,
+    iterations: int = 128,
     perturbation: float = 0.1,
     tolerance: float = 0.01,
     settle_rtol: float = 1e-3,
@@ -429,7 +429,7 @@ def _table(found: Dynamics) -> str:
         if row.unconverged:
             notes.append(
                 f"{row.difficulty}: {row.unconverged} of {row.count} radii were not found to {CONVERGED:.0%} in "
-                f"{found.iterations} iterations; they are mean rates of growth."
+                f"{found.iterations} iterations; they are on the low side."
             )
         if row.false_alarms.value > 0:
             notes.append(f"{row.difficulty}: {percent(row.false_alarms)} % have a norm above 1 and a radius below 1.")

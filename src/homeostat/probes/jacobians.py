@@ -43,8 +43,8 @@ def local_gain(problem: Problem, directions: Sequence[Tensor], iterations: int) 
 
     The last ten products span a space (Arnoldi's) that the ones before have turned towards the dominant eigenvectors;
     the radius is the largest eigenvalue there, which may be one of a complex pair or have two signs. Where it has
-    not been found to `CONVERGED`, the radius is the mean rate of growth over the last half of the iterations before
-    (as `spectral_radius` has it), which is right on average where vectors keep turning.
+    not been found to `CONVERGED`, the radius is the larger of it and of the mean rate of growth over the last half of
+    the iterations before (as `spectral_radius` has it): both are on the low side then.
 
     Args:
         problem: step, state and context.
@@ -71,7 +71,7 @@ def _gain(problem: Problem, directions: Sequence[Tensor], iterations: int, norms
     mean = torch.where(alive, rates.clamp(min=1e-300).log().mean(0).exp(), 0)
     value, error = _ritz(linear, vector, count)
     error = torch.where(alive, error, 0)
-    radius = torch.where(alive & (error <= CONVERGED), value, mean)
+    radius = torch.where(alive & ~(error <= CONVERGED), torch.maximum(mean, value), torch.where(alive, value, 0))
     norm = change = torch.full_like(radius, float("nan"))
     if norms:
         norm, change = _norm(problem, linear, directions, max(4, iterations // 2))

@@ -15,7 +15,7 @@ from pathlib import Path
 from homeostat.errors import HomeostatError
 
 _PACKAGE = "homeostat"
-_APART = ("models/registry.py", "probes/report/", "probes/saving.py", "probes/table.py")
+_APART = ("models/registry.py", "probes/report/", "probes/saving.py", "probes/audits/table.py")
 """The list of networks, and how audits are shown."""
 
 

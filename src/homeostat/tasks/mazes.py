@@ -140,7 +140,7 @@ class Mazes(PuzzleTask):
         away = distances(free, start)
         if self.longest_of > 1:
             anywhere = np.ones((len(kept), rooms), dtype=np.bool_)
-            _, others = draw_ends(keys[kept], anywhere, self.longest_of, first=rooms + 1 + walls + 2 * _PAIRS)
+            _, others = draw_ends(keys[kept], anywhere, self.longest_of - 1, first=rooms + 1 + walls + 2 * _PAIRS)
             goals = np.concatenate([goal[:, None], room_pixels(others, size)], axis=1)
             goal = _farthest(goals, free, start, away, split)
         path, unique = trace(away, goal)

@@ -21,11 +21,9 @@ BLURRY_DIGITS = Recipe(
     predict_steps=64,
 )
 
-BLURRY_DIGITS_FIXED = BLURRY_DIGITS.model_copy(
-    update={
-        "name": "blurry-digits-fixed",
-        "description": "zero start; fixed depth of 8 steps",
-        "start": Zeros(),
-        "depth": FixedDepth(steps=8),
-    }
+BLURRY_DIGITS_FIXED = BLURRY_DIGITS.changed(
+    name="blurry-digits-fixed",
+    description="zero start; fixed depth of 8 steps",
+    start=Zeros(),
+    depth=FixedDepth(steps=8),
 )

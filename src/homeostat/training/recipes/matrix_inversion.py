@@ -20,11 +20,9 @@ MATRIX_INVERSION = Recipe(
     predict_steps=80,
 )
 
-MATRIX_INVERSION_FIXED = MATRIX_INVERSION.model_copy(
-    update={
-        "name": "matrix-inversion-fixed",
-        "description": "zero start; fixed depth of 30 steps",
-        "start": Zeros(),
-        "depth": FixedDepth(steps=30),
-    }
+MATRIX_INVERSION_FIXED = MATRIX_INVERSION.changed(
+    name="matrix-inversion-fixed",
+    description="zero start; fixed depth of 30 steps",
+    start=Zeros(),
+    depth=FixedDepth(steps=30),
 )

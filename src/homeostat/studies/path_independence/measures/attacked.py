@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from homeostat.models.checkpoint import Checkpoint
-from homeostat.probes.attack import attack
+from homeostat.probes.attacks.attack import attack
 from homeostat.studies.jobs import Place
 from homeostat.studies.path_independence.measures.base import SEED, Measure
 from homeostat.tasks import Task

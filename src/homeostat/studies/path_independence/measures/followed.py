@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 from homeostat.engine import Picard, Stop, solve
 from homeostat.models.checkpoint import Checkpoint
 from homeostat.models.starts import Own
-from homeostat.probes.audit import audit
+from homeostat.probes.audits.audit import audit
 from homeostat.studies.jobs import Place
 from homeostat.studies.path_independence.measures.base import SEED, Measure
 from homeostat.tasks import Task
