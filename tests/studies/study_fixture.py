@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class Number(Job):
                 log.write(f"{self.number:g} {os.getpid()}\n")
         if self.fails:
             raise ValueError("it is not a number\nthat anybody knows")
+        if self.number == 3:
+            warnings.warn("three is odd", UserWarning, stacklevel=1)
         place.teller()(0.5, "half")
         while self.until and not Path(self.until).exists():
             time.sleep(0.02)

@@ -48,6 +48,7 @@ def test_the_json_is_strict_and_has_figures_with_intervals(report: StudyReport, 
     assert claim["verdict"] == "holds"
     assert claim["ours"][0]["value"] == 3
     assert claim["ours"][0]["low"] > 1
+    assert [job["warnings"] for job in record["jobs"]] == [[], ["UserWarning: three is odd"], []]
     assert [job["label"] for job in record["jobs"]] == ["number 2", "number 3", "number 4"]
     assert record["sections"][1] | {"run": False, "claims": None} == record["sections"][1] | {"claims": None}
 
