@@ -107,7 +107,8 @@ class Job(BaseModel):
     def key(self) -> str:
         """A hash of the declaration, the version of the package and the format of results.
 
-        What is None or empty does not count, so that a later option that is left out keeps the keys of what was computed.
+        What is None or empty does not count, so that a later option that is left out keeps the keys of what was
+        computed.
         """
         record = {"format": FORMAT, "version": homeostat.__version__, "job": _given(self.as_record())}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
