@@ -484,6 +484,6 @@ def _cost_table(nets: Sequence[Measured], values: Values) -> Table:
     return Table(
         "What the training cost (seed 0), in millions of evaluations of the cell, times examples. Together: an "
         "evaluation with a graph counts three times, since its way back costs about two; one of the adjoint two",
-        ("Recipe", "Training steps", "Without graph", "With graph", "Adjoint", "Together", "Seconds, one core"),
+        ("Recipe", "Training steps", "Without graph", "With graph", "Adjoint", "Together", "Seconds by the clock"),
         tuple(rows),
     )
