@@ -255,7 +255,7 @@ def section_2(preset: Preset) -> Section:
         "What do interventions on path independence do, at about equal training compute, against the fixed recipe? "
         "A term in the loss moves limits from two starts together (promote) or apart (penalise); the path-independent "
         "recipe randomises start and depth instead. Algorithm 1 starts from another example's limit: where all examples "
-        "share a place to end in, it sees nothing of another one that noise leads to, so both stand side by side.",
+        "share a place to end in, it sees nothing of another that noise leads to, so both stand side by side.",
         (PROMOTE_ALIGNS, PROMOTE_HELPS, PENALISE_ALIGNS, PENALISE_HURTS),
         tuple(job for m in nets for job in (m.twice, m.deep, m.deep_aligned)),
         build,
