@@ -87,7 +87,7 @@ def test_ones_own_model_with_everything(run: Run, tmp_path: Path) -> None:
         (["--model", "mine.py:build", "--steps", "1"], "--steps"),
         (["--model", "mine.py:build", "--count", "1"], "--count"),
         (["--model", "mine.py:build", "--device", "abacus"], "abacus"),
-        (["--model", "broken.py:build", "--only", "alignment"], "broken.py, line 16"),
+        (["--model", "broken.py:build", "--only", "alignment"], "broken.py, line 15"),
     ],
 )
 def test_wrong_options(run: Run, tmp_path: Path, arguments: list[str], words: str) -> None:

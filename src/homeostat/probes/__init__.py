@@ -5,7 +5,8 @@ from homeostat.probes.attack_result import Attack, AttackRow
 from homeostat.probes.audit import AuditEvent, audit
 from homeostat.probes.certificate import certify
 from homeostat.probes.certificate_result import CertificateRow, Certificates, ExampleCertificate
-from homeostat.probes.dynamics import Dynamics, DynamicsRow, ExampleDynamics, measure_dynamics
+from homeostat.probes.dynamics import measure_dynamics
+from homeostat.probes.dynamics_result import Dynamics, DynamicsRow, ExampleDynamics
 from homeostat.probes.gradient_bias import BiasRow, GradientBias, Reference, gradient_bias
 from homeostat.probes.horizons import BestBudget, HorizonCell, HorizonTable, cross_horizons
 from homeostat.probes.judge import Judge
