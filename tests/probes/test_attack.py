@@ -9,6 +9,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 import homeostat as hs
+from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError, InputError
 from homeostat.probes import Attack, attack
 from homeostat.probes.attack_objective import Ball, Unrolled, answer_score, latent_score
@@ -206,7 +207,7 @@ def test_judge_targets_and_classes() -> None:
 
 def test_the_margin_is_that_of_the_closest_position() -> None:
     outputs = torch.tensor([[[5.0, 1.0], [2.0, 3.0], [0.0, 2.5]]])  # one example, three classes, two positions
-    problem = hs.engine.problem.Problem.of(lambda z, x: z, outputs, None)
+    problem = Problem.of(lambda z, x: z, outputs, None)
     net: Any = model(lambda z, x: z)
     score = answer_score(net, Judge(), problem, None, outputs, outputs.argmax(1))
     wanted = math.log(math.exp(2 - 5) + math.exp(2.5 - 3))
@@ -215,7 +216,7 @@ def test_the_margin_is_that_of_the_closest_position() -> None:
 
 def test_gradients_of_the_objective_are_those_of_differences() -> None:
     x = inputs(4, 3)
-    problem = hs.engine.problem.Problem.of(lambda z, x: torch.tanh(2 * z + x), torch.zeros_like(x), x)
+    problem = Problem.of(lambda z, x: torch.tanh(2 * z + x), torch.zeros_like(x), x)
     ball = Ball(problem)
     every = torch.ones(4, dtype=torch.bool)
     score = latent_score(ball, [(x.roll(1, 0), every), (x.roll(2, 0), ~every)])

@@ -35,7 +35,7 @@ def train_command(
     target = get_task(task)
     chosen = _recipe(recipe or REFERENCE[target.name], target)
     changes = {key: value for key, value in (("steps", steps), ("batch", batch)) if value is not None}
-    chosen = chosen.model_copy(update=changes)
+    chosen = chosen.changed(**changes)
     folder = out or Path("runs") / f"{chosen.name}-{seed}"
     place = device_of(device)
     if place.index is not None and devices > 1:

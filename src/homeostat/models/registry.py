@@ -1,12 +1,24 @@
 """The networks of the package, by the kind of their configuration. A new one is one file and one line in each table."""
 
+from typing import Annotated
+
+from pydantic import Field
+
+from homeostat.models.classifier import ClassifierConfig, ClassifierNet
+from homeostat.models.graph import GraphConfig, GraphNet
+from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 
-ModelConfig = RecallConfig
+ModelConfig = Annotated[RecallConfig | MatrixConfig | ClassifierConfig | GraphConfig, Field(discriminator="kind")]
 """Configuration of any network of the package; `kind` says which."""
 
-NETS: dict[type, type[Net]] = {RecallConfig: RecallNet}
+NETS: dict[type, type[Net]] = {
+    RecallConfig: RecallNet,
+    MatrixConfig: MatrixNet,
+    ClassifierConfig: ClassifierNet,
+    GraphConfig: GraphNet,
+}
 
 
 def build_net(config: ModelConfig, *, name: str, trained_steps: int | None = None, damping: float = 1.0) -> Net:

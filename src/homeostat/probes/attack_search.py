@@ -5,6 +5,7 @@ Both see only directions of a row's own making: gradients are scaled row by row,
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -64,13 +65,14 @@ def row_norms(points: Tensor) -> Tensor:
     return (points / largest[:, None]).norm(dim=1).double() * largest.double()
 
 
-def _unit(gradients: Tensor, fallback: Tensor) -> Tensor:
+def _unit(gradients: Tensor, fallback: Callable[[], Tensor]) -> Tensor:
+    """Unit rows; where a row's gradient is zero, what `fallback` gives."""
     norms = row_norms(gradients)
     largest = gradients.abs().amax(1).clamp(min=torch.finfo(gradients.dtype).tiny)
     scaled = gradients / largest[:, None]
     scaled = scaled / scaled.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    # Below the smallest normal number there is no direction left.
-    return torch.where((norms > torch.finfo(gradients.dtype).tiny)[:, None], scaled, fallback)
+    lost = norms <= torch.finfo(gradients.dtype).tiny  # below the smallest normal number no direction is left
+    return torch.where(lost[:, None], fallback(), scaled) if bool(lost.any()) else scaled
 
 
 def _projected_gradient(
@@ -83,7 +85,7 @@ def _projected_gradient(
         better = values > highest
         best, highest = torch.where(better[:, None], x, best), torch.where(better, values, highest)
         length = radius * _TRY * (1 - iteration / (iterations + 1))
-        x = project(x + length * _unit(gradients, directions(iteration)), radius)
+        x = project(x + length * _unit(gradients, partial(directions, iteration)), radius)
     return best
 
 
@@ -103,12 +105,13 @@ def _lbfgs(
     length = torch.full((rows,), _TRY * radius, dtype=torch.float64, device=x.device)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     for iteration in range(iterations):
-        steepest = _unit(gradients, directions(iteration))
+        steepest = _unit(gradients, partial(directions, iteration))
         ahead = _two_loops(gradients, pairs, radius)
         uphill = (ahead * gradients).sum(1) > 1e-6 * row_norms(ahead) * row_norms(gradients)
         known = uphill & torch.isfinite(ahead).all(1)
         natural = torch.where(known, row_norms(torch.where(known[:, None], ahead, 0)), torch.inf)
-        ahead = torch.where(known[:, None], _unit(torch.where(known[:, None], ahead, 0), steepest), steepest)
+        ahead = torch.where(known[:, None], ahead, steepest)
+        ahead = ahead / row_norms(ahead).clamp(min=torch.finfo(ahead.dtype).tiny)[:, None].to(ahead.dtype)
         trial = project(x + torch.minimum(natural, length)[:, None].to(x.dtype) * ahead, radius)
         found, slopes = objective(trial)
         slopes = _scaled(slopes, scale)

@@ -15,7 +15,7 @@ def row_length(leaves: Sequence[Tensor]) -> Tensor:
     """`(rows,)` Euclidean length of each row over all leaves.
 
     Example:
-        >>> row_length([torch.tensor([[3.0]]), torch.tensor([[4.0, 0.0]])])
+        >>> row_length([torch.tensor([[3.0]]), torch.tensor([[4.0, 0.0]])]).round(decimals=6)
         tensor([5.], dtype=torch.float64)
     """
     squares = [row_rms(leaf).double().square() * leaf[0].numel() for leaf in leaves]

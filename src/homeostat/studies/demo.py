@@ -54,7 +54,7 @@ class Job:
         """Train (or go on, or find it finished), then audit."""
         recipe = get_recipe(self.recipe)
         if self.steps is not None:
-            recipe = recipe.model_copy(update={"steps": self.steps})
+            recipe = recipe.changed(steps=self.steps)
         fabric = Fabric(accelerator=self.accelerator, devices=1)
         checkpoint = train(
             recipe,

@@ -5,10 +5,15 @@ from typing import Any
 
 from homeostat.errors import InputError
 from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, Task, stack
+from homeostat.tasks.blurry_digits import BlurryDigits
+from homeostat.tasks.edge_copy import EdgeCopy
+from homeostat.tasks.matrix_inversion import MatrixInversion
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (PrefixSums, Mazes)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (PrefixSums, Mazes, MatrixInversion, EdgeCopy, BlurryDigits)
+}
 """Every task by name."""
 
 
@@ -43,8 +48,11 @@ __all__ = [
     "IGNORE",
     "TASKS",
     "Batch",
+    "BlurryDigits",
+    "EdgeCopy",
     "LabelTask",
     "Legend",
+    "MatrixInversion",
     "Mazes",
     "PrefixSums",
     "Puzzle",

@@ -1,81 +1,22 @@
-"""A recipe is data: start distribution x depth schedule x gradient x optimiser x sizes. The loop reads it."""
+"""A recipe is data: start distribution x depth schedule x gradient x interventions x optimiser x sizes."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from homeostat.models.checkpoint import TaskReference
 from homeostat.models.registry import ModelConfig
 from homeostat.models.starts import Start, Zeros
+from homeostat.training.data import Data
+from homeostat.training.depth import Depth, ProgressiveDepth
+from homeostat.training.gradient import GradientChoice
+from homeostat.training.pool import Segments
+from homeostat.training.terms import JacobianTerm, PathPenalty
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FixedDepth(_Data):
-    """Every training step takes `steps` steps of the model, all of them with a graph.
-
-    Example:
-        >>> FixedDepth(steps=14).draw(32, np.random.default_rng(0))
-        (0, 14)
-    """
-
-    kind: Literal["fixed"] = "fixed"
-    steps: int = Field(ge=1)
-
-    def draw(self, size: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Steps without and with a graph."""
-        return 0, self.steps
-
-    def horizon(self, size: int) -> int:
-        """The most steps that can be drawn."""
-        return self.steps
-
-
-class RandomDepth(_Data):
-    """Uniformly many steps without a graph, then uniformly many with one (both ends included).
-
-    Example:
-        >>> RandomDepth(free=(0, 29), graphed=(5, 19)).horizon(32)
-        48
-    """
-
-    kind: Literal["random"] = "random"
-    free: tuple[float, float]
-    """Least and most steps without a graph."""
-    free_unit: Literal["steps", "sizes"] = "steps"
-    """`"sizes"` counts `free` in multiples of the size of the instances."""
-    graphed: tuple[int, int]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "RandomDepth":
-        if not 0 <= self.free[0] <= self.free[1] < math.inf:
-            raise ValueError(f"free must be least and most steps, 0 <= least <= most, not {self.free}")
-        if not 1 <= self.graphed[0] <= self.graphed[1]:
-            raise ValueError(f"graphed must be least and most steps, 1 <= least <= most, not {self.graphed}")
-        return self
-
-    def _free_range(self, size: int) -> tuple[int, int]:
-        unit = size if self.free_unit == "sizes" else 1
-        return round(self.free[0] * unit), round(self.free[1] * unit)
-
-    def draw(self, size: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Steps without and with a graph."""
-        low, high = self._free_range(size)
-        return int(rng.integers(low, high + 1)), int(rng.integers(self.graphed[0], self.graphed[1] + 1))
-
-    def horizon(self, size: int) -> int:
-        """The most steps that can be drawn."""
-        return self._free_range(size)[1] + self.graphed[1]
-
-
-Depth = Annotated[FixedDepth | RandomDepth, Field(discriminator="kind")]
-
-
-class Optimiser(_Data):
+class Optimiser(Data):
     """AdamW with gradient clipping. `one-cycle` warms up for 30 % of the steps and falls to nothing along a cosine."""
 
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
@@ -94,12 +35,13 @@ class Optimiser(_Data):
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
 
 
-class Recipe(_Data):
+class Recipe(Data):
     """How a model is trained; enough, with a seed, to train it again.
 
     Example:
         >>> from homeostat.models import RecallConfig
         >>> from homeostat.tasks import PrefixSums
+        >>> from homeostat.training import FixedDepth
         >>> bits, model = TaskReference(name="prefix-sums"), RecallConfig.of(PrefixSums())
         >>> Recipe(task=bits, model=model, depth=FixedDepth(steps=4), steps=10, sizes=(8, 16))
         Recipe(prefix-sums: zeros start, fixed depth, unrolled, 10 steps of 128)
@@ -112,8 +54,16 @@ class Recipe(_Data):
     """None is the recall network in the sizes of the task."""
     start: Start = Zeros()
     depth: Depth
-    gradient: Literal["unrolled", "implicit"] = "unrolled"
-    """`unrolled` goes back through the graphed steps; `implicit` differentiates the fixed point where they end."""
+    gradient: GradientChoice = "unrolled"
+    """`unrolled` goes back through the graphed steps; all others differentiate the fixed point where they end."""
+    path_noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Standard deviation of the noise that is added to the state after every step, in units of the state."""
+    jacobian: JacobianTerm | None = None
+    path_penalty: PathPenalty | None = None
+    segments: Segments | None = None
+    """Rows that carry their states from one training step to the next; None starts anew at each."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of a moving average of the weights, which then is what the checkpoint holds; 0 keeps none."""
     optimiser: Optimiser = Optimiser()
     steps: int = Field(ge=1)
     batch: int = Field(default=128, ge=1)
@@ -128,10 +78,50 @@ class Recipe(_Data):
     predict_damping: float = Field(default=1.0, gt=0, le=1)
     """Share of a step that a prediction takes at a time; training takes whole steps."""
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        plain = self.gradient == "unrolled"
+        if self.path_noise > 0 and not plain:
+            raise ValueError("path_noise needs gradient 'unrolled': a fixed point is one of the same map at every step")
+        if isinstance(self.depth, ProgressiveDepth) and not plain:
+            raise ValueError("progressive depth needs gradient 'unrolled': it says which steps keep a graph")
+        if self.segments is None:
+            return self
+        if not plain:
+            raise ValueError("segments need gradient 'unrolled': a carried state is on its way, not at a fixed point")
+        if isinstance(self.depth, ProgressiveDepth):
+            raise ValueError("segments need a depth of one run; progressive depth makes two from the same start")
+        if self.path_penalty is not None:
+            raise ValueError("segments cannot have a path_penalty: it compares runs that begin together")
+        return self
+
+    def changed(self, **changes: Any) -> Self:
+        """The recipe with other values in some fields, validated like a new one.
+
+        Raises:
+            ValidationError: a field that does not exist, a value or a combination that is impossible.
+
+        Example:
+            >>> from homeostat.training import FixedDepth, get_recipe
+            >>> get_recipe("fixed").changed(steps=5, depth=FixedDepth(steps=3))
+            Recipe(prefix-sums: zeros start, fixed depth, unrolled, 5 steps of 128)
+        """
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self).model_validate(given | changes)
+
     @property
     def horizon(self) -> int:
-        """The most steps an example takes in training."""
-        return self.depth.horizon(max(self.sizes))
+        """The most steps an example takes in training, from its start on.
+
+        With segments there is no such number, and this is what an example takes in expectation, rounded up: the
+        expected steps of a draw times the expected `1 / fresh` draws of a lifetime. The training record has the most
+        that any example did take.
+        """
+        largest = max(self.sizes)
+        most = self.depth.horizon(largest)
+        if self.segments is None:
+            return most
+        return max(most, math.ceil(self.depth.expected(largest) / self.segments.fresh))
 
     def draw(self, step: int, rng: np.random.Generator) -> tuple[int, int, int]:
         """Size, steps without a graph and steps with one, for training step `step` (from 0)."""
@@ -142,8 +132,14 @@ class Recipe(_Data):
         return size, *self.depth.draw(size, rng)
 
     def __repr__(self) -> str:
-        kind = f"{self.start.kind} start, {self.depth.kind} depth, {self.gradient}"
-        return f"Recipe({self.task.name}: {kind}, {self.steps} steps of {self.batch})"
+        gradient = self.gradient if isinstance(self.gradient, str) else self.gradient.kind
+        parts = [f"{self.start.kind} start", f"{self.depth.kind} depth", gradient]
+        parts += [f"path noise {self.path_noise:g}"] if self.path_noise else []
+        parts += ["Jacobian term"] if self.jacobian else []
+        parts += [f"path penalty {self.path_penalty.weight:+g}"] if self.path_penalty else []
+        parts += ["segments"] if self.segments else []
+        parts += [f"EMA {self.ema:g}"] if self.ema else []
+        return f"Recipe({self.task.name}: {', '.join(parts)}, {self.steps} steps of {self.batch})"
 
     def as_record(self) -> dict[str, Any]:
         """The recipe as plain data, as it stands in a checkpoint."""

@@ -2,7 +2,8 @@
 
 from homeostat.models.checkpoint import TaskReference
 from homeostat.models.starts import Mixed
-from homeostat.training.recipe import Optimiser, RandomDepth, Recipe
+from homeostat.training.depth import RandomDepth
+from homeostat.training.recipe import Optimiser, Recipe
 
 MAZES = Recipe(
     name="mazes",
