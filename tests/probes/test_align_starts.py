@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 import homeostat as hs
 from homeostat.errors import ContractError, InputError
 from homeostat.probes import StartAlignments, align_starts
-from homeostat.probes.starts_states import partners
+from homeostat.probes.starts.states import partners
 
 ALL = "all examples"
 

@@ -12,8 +12,8 @@ import homeostat as hs
 from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError, InputError
 from homeostat.probes import Attack, attack
-from homeostat.probes.attack_objective import Ball, Unrolled, answer_score, latent_score
-from homeostat.probes.attack_search import Method, climb, project, row_norms
+from homeostat.probes.attacks.objective import Ball, Unrolled, answer_score, latent_score
+from homeostat.probes.attacks.search import Method, climb, project, row_norms
 from homeostat.probes.judge import Judge
 
 ALL = "all examples"

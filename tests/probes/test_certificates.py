@@ -11,7 +11,7 @@ from torch import Tensor
 import homeostat as hs
 from homeostat.errors import ContractError, InputError
 from homeostat.probes import certify
-from homeostat.probes.flip_distance import FlipDistance, logit_margins
+from homeostat.probes.certificates.flip_distance import FlipDistance, logit_margins
 
 
 class Largest:

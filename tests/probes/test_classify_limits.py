@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import homeostat as hs
 from homeostat.errors import ContractError, InputError
 from homeostat.probes import Limit, classify_limits
-from homeostat.probes.limits import LimitTest
+from homeostat.probes.limits.limit_test import LimitTest
 
 
 def model(step: Any, start: Any = torch.zeros_like) -> Any:

@@ -3,14 +3,27 @@
 import pytest
 
 from homeostat.errors import InputError
-from homeostat.tasks import TASKS, BlurryDigits, LabelTask, MatrixInversion, Mazes, PrefixSums, PuzzleTask, get_task
+from homeostat.tasks import (
+    TASKS,
+    BlurryDigits,
+    EdgeCopy,
+    LabelTask,
+    MatrixInversion,
+    Mazes,
+    PrefixSums,
+    PuzzleTask,
+    Sudoku,
+    get_task,
+)
 
 
 def test_names():
     assert {name: type(get_task(name)) for name in TASKS} == {
         "prefix-sums": PrefixSums,
         "mazes": Mazes,
+        "sudoku": Sudoku,
         "matrix-inversion": MatrixInversion,
+        "edge-copy": EdgeCopy,
         "blurry-digits": BlurryDigits,
     }
     assert get_task("prefix_sums") == PrefixSums()
@@ -20,8 +33,12 @@ def test_names():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("maze", {}, "unknown task 'maze': it is one of prefix-sums, mazes, matrix-inversion, blurry-digits"),
-        ("mazes", {"loops": 1}, "task mazes has no option 'loops': it has percolation, paths, dead_end_start"),
+        ("maze", {}, f"unknown task 'maze': it is one of {', '.join(TASKS)}"),
+        (
+            "mazes",
+            {"loops": 1},
+            "task mazes has no option 'loops': it has percolation, paths, dead_end_start, longest_of",
+        ),
         ("prefix-sums", {"base": 3}, "task prefix-sums has no option 'base': it has none"),
         ("mazes", {"percolation": -1}, "percolation -1 is not a probability: a number from 0 to 1"),
     ],

@@ -71,6 +71,15 @@ def test_impossible_gradients_are_refused_when_the_recipe_is_made(choice: Any) -
         RECIPE.changed(gradient=choice)
 
 
+def test_an_unknown_gradient_is_told_what_there_is() -> None:
+    for choice in ({"kind": "magic"}, {"steps": 3}, 7):
+        with pytest.raises(ValidationError, match="implicit, phantom, one-step, neumann or shine") as caught:
+            RECIPE.changed(gradient=choice)
+        assert caught.value.errors()[0]["loc"] == ("gradient",)
+    with pytest.raises(ValidationError, match="'unrolled' or 'implicit'"):
+        RECIPE.changed(gradient="magic")
+
+
 @pytest.mark.filterwarnings("ignore::homeostat.errors.ConvergenceWarning")  # the first solves stop early
 @pytest.mark.parametrize("kind", ["phantom", "one-step", "neumann", "shine"])
 def test_each_gradient_trains(tmp_path: Path, kind: str) -> None:

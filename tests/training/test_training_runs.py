@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 
 import homeostat.training.loop as loop
-from homeostat.errors import CheckpointError, HomeostatError, OutputError
+from homeostat.errors import CheckpointError, HomeostatError, InputError, OutputError
 from homeostat.models import RecallConfig, load
 from homeostat.models.checkpoint import TaskReference
 from homeostat.models.starts import Mixed
@@ -299,3 +299,9 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write to"):
         train(RECIPE, tmp_path / "file" / "run")
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_task_without_a_default_network_needs_a_model(tmp_path: Path) -> None:
+    recipe = Recipe(task=TaskReference(name="matrix-inversion"), depth=FixedDepth(steps=1), steps=1, sizes=(2,))
+    with pytest.raises(InputError, match="names no model, and matrix-inversion has no default one"):
+        train(recipe, tmp_path)

@@ -7,6 +7,7 @@ from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
+from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 from homeostat.models.registry import ModelConfig
 from homeostat.models.starts import Mixed, Noise, Own, Projection, Start, Zeros
 
@@ -28,6 +29,8 @@ __all__ = [
     "Projection",
     "RecallConfig",
     "RecallNet",
+    "RecursiveConfig",
+    "RecursiveNet",
     "Start",
     "Zeros",
     "as_model",

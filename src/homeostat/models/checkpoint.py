@@ -106,7 +106,7 @@ def load(source: str | os.PathLike[str], *, device: str | torch.device = "cpu") 
         >>> load("no-such-model")
         Traceback (most recent call last):
         homeostat.errors.CheckpointError: no checkpoint at no-such-model: there is no folder of that name, and the \
-shipped ones are mazes
+shipped ones are mazes, sudoku-4, sudoku-6
     """
     folder = _find(source)
     config = _read_config(folder / CONFIG)

@@ -21,6 +21,8 @@ class ClassifierConfig(BaseModel):
     in_channels: int = Field(ge=1, le=1024)
     classes: int = Field(ge=2, le=4096)
     width: int = Field(default=32, ge=1, le=4096)
+    grid: int = Field(default=2, ge=1, le=64)
+    """Regions a side that the decoder tells apart; 1 averages over all of space."""
 
     @classmethod
     def of(cls, task: LabelTask, *, width: int = 32) -> "ClassifierConfig":
@@ -29,7 +31,7 @@ class ClassifierConfig(BaseModel):
         Example:
             >>> from homeostat.tasks import BlurryDigits
             >>> ClassifierConfig.of(BlurryDigits(), width=8)
-            ClassifierConfig(kind='classifier', spatial_dims=2, in_channels=1, classes=10, width=8)
+            ClassifierConfig(kind='classifier', spatial_dims=2, in_channels=1, classes=10, width=8, grid=2)
         """
         return cls(
             spatial_dims=task.spatial_dims,  # type: ignore[arg-type]
@@ -40,10 +42,10 @@ class ClassifierConfig(BaseModel):
 
 
 class ClassifierNet(Net):
-    """Encoder, recall cell, mean over space, linear map: `(batch, in_channels, *space)` to `(batch, classes)` logits.
+    """Encoder, recall cell, pooling, linear map: `(batch, in_channels, *space)` to logits `(batch, classes)`.
 
     The context is the encoded input, the state has the same shape, `(batch, width, *space)`, and the own start is
-    zeros. Any space will do.
+    zeros. The answer comes from the means of the state over `grid` parts of each side, so that any space will do.
 
     Example:
         >>> import torch
@@ -67,7 +69,8 @@ class ClassifierNet(Net):
         self.config = config
         self.encoder = convolution(config.in_channels, config.width, 3, padding=1)
         self.cell = RecallCell(convolution, config.width)
-        self.decoder = nn.Linear(config.width, config.classes)
+        self.pool = (nn.AdaptiveAvgPool1d if config.spatial_dims == 1 else nn.AdaptiveAvgPool2d)(config.grid)
+        self.decoder = nn.Linear(config.width * config.grid**config.spatial_dims, config.classes)
 
     def encode(self, inputs: Tensor) -> Tensor:
         return self.encoder(inputs)
@@ -79,4 +82,4 @@ class ClassifierNet(Net):
         return self.cell(state, context)
 
     def decode(self, state: Tensor, context: Tensor) -> Tensor:
-        return self.decoder(state.flatten(2).mean(2))
+        return self.decoder(self.pool(state).flatten(1))

@@ -9,12 +9,16 @@ from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
+from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 
-ModelConfig = Annotated[RecallConfig | MatrixConfig | ClassifierConfig | GraphConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[
+    RecallConfig | RecursiveConfig | MatrixConfig | ClassifierConfig | GraphConfig, Field(discriminator="kind")
+]
 """Configuration of any network of the package; `kind` says which."""
 
 NETS: dict[type, type[Net]] = {
     RecallConfig: RecallNet,
+    RecursiveConfig: RecursiveNet,
     MatrixConfig: MatrixNet,
     ClassifierConfig: ClassifierNet,
     GraphConfig: GraphNet,

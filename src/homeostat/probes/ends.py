@@ -10,7 +10,7 @@ from torch import Tensor
 from homeostat.engine.iterate import Release, iterate
 from homeostat.engine.norms import out_of_bounds, residuals
 from homeostat.engine.problem import Problem
-from homeostat.probes.limits import LimitTest
+from homeostat.probes.limits.limit_test import LimitTest
 from homeostat.probes.results import LimitClass
 from homeostat.probes.sweep import OnStep, RestTest
 

@@ -18,8 +18,8 @@ from homeostat.errors import ContractError, InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import Noise, Own
 from homeostat.probes import estimates
-from homeostat.probes.alignment import align
 from homeostat.probes.answers import asked, judge_of, logits_of
+from homeostat.probes.audits.alignment import align
 from homeostat.probes.columns import columns, percent
 from homeostat.probes.examples import (
     ExampleBatch,

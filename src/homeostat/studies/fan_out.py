@@ -122,7 +122,8 @@ def _work(job: Job, root: Path, device: str, study: int) -> tuple[str, str | Non
         return job.key, str(error)
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        return job.key, f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
+        said = " ".join(str(error).split())
+        return job.key, f"{type(error).__name__}: {said} ({Path(frame.filename).name}, line {frame.lineno})"
     finally:
         torch.set_num_threads(threads)
     return job.key, None

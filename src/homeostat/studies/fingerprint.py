@@ -1,7 +1,7 @@
 """Which code computed a result: a hash of the source that it depends on.
 
 That is the modules named by the job and every module of the package that these import, directly or through others.
-Lists of what there is (the `__init__` of a package, the table of networks) are seen through but do not count, so that a
+Lists of what there is (the `__init__` of a package, the table of networks) and reports do not count, so that a
 new task or probe leaves former results alone; nor do comments, docstrings and layout.
 """
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from homeostat.errors import HomeostatError
 
 _PACKAGE = "homeostat"
-_LISTS = ("models/registry.py",)
+_APART = ("models/registry.py", "probes/report/", "probes/saving.py", "probes/audits/table.py")
+"""The list of networks, and how audits are shown."""
 
 
 def fingerprint(modules: Iterable[str]) -> str:
@@ -50,7 +51,7 @@ def sources(modules: Iterable[str]) -> list[Path]:
     waiting = [_file(module) for module in modules]
     while waiting:
         path = waiting.pop()
-        if path in found or path.relative_to(_root()).as_posix() in _LISTS:
+        if path in found or path.relative_to(_root()).as_posix().startswith(_APART):
             continue
         found.add(path)
         waiting += _imported(path)

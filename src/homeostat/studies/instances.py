@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from torch.utils import _pytree as pytree
 
 from homeostat.tasks import Task
 
@@ -26,8 +27,11 @@ class Instances:
         self._task, self._size, self._seed = task, size, seed
         self.count = count
         self.name = f"{size} {task.size_name}"
-        shape = task.sample(size, 1, split="test", seed=seed).targets.shape[1:]
-        self.positions = shape.numel()
+        one = task.sample(size, 1, split="test", seed=seed)
+        shape = one.targets.shape[1:]
+        # A label for a whole picture is one position; what fills memory then is the picture.
+        space = [leaf.shape[2:].numel() for leaf in pytree.tree_leaves(one.inputs)]
+        self.positions = max(shape.numel(), *space)
         """Of one instance."""
         self.side = max(shape, default=1)
         """Positions along the longest side."""

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ class Outcome:
     """Fingerprint of the code that computed it."""
     versions: dict[str, str]
     device: str
+    warnings: list[str]
+    """What was warned of, each once."""
 
 
 class ResultsFolder:
@@ -96,6 +99,7 @@ class ResultsFolder:
         record = _read(path)
         if record.get("format") != FORMAT or record.get("key") != job.key:
             raise HomeostatError(f"{path} is not the result of {job.label}; move it away to compute that again")
+        record.setdefault("warnings", [])  # results of the first versions have none
         return Outcome(**{field: record[field] for field in Outcome.__dataclass_fields__})
 
     def foreign(self, jobs: Iterable[Job]) -> list[Job]:
@@ -144,7 +148,9 @@ def run_job(job: Job, root: Path, device: str, *, waits: float = 30.0) -> None:
             write_text(folder / "job.json", json.dumps(began, indent=1, allow_nan=False) + "\n")
             place = Place(root, device, lambda share, note: _note(folder, share, note))
             since = time.perf_counter()
-            values = plain(job.run(place))
+            with warnings.catch_warnings(record=True) as caught:  # to be read in the report, not between progress bars
+                warnings.simplefilter("default")
+                values = plain(job.run(place))
             record = {
                 **began,
                 "values": values,
@@ -152,6 +158,7 @@ def run_job(job: Job, root: Path, device: str, *, waits: float = 30.0) -> None:
                 "finished": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
                 "versions": versions(),
                 "device": device,
+                "warnings": list(dict.fromkeys(f"{w.category.__name__}: {w.message}" for w in caught)),
             }
             write_text(folder / "result.json", json.dumps(record, allow_nan=False) + "\n")
             (folder / ".progress").unlink(missing_ok=True)

@@ -7,7 +7,6 @@ every single net.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,29 +40,28 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, *, seed: int = 0) -> RankCorrel
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if x.shape != y.shape or x.ndim != 1:
         raise ValueError(f"x and y must be vectors of one length, not of shapes {x.shape} and {y.shape}")
-    draws = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x))) if len(x) else np.empty((0, 0), int)
+    rows = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x))) if len(x) else np.empty((0, 0), int)
 
-    def estimate(of: Callable[[NDArray, NDArray], float]) -> Estimate:
+    def estimate(of: Callable[[NDArray, NDArray], NDArray]) -> Estimate:
         if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
             return Estimate(float("nan"), float("nan"), float("nan"), len(x))
-        found = [of(x[rows], y[rows]) for rows in draws if np.ptp(x[rows]) > 0 and np.ptp(y[rows]) > 0]
-        low, high = np.quantile(found, [0.025, 0.975])
-        return Estimate(float(of(x, y)), float(low), float(high), len(x))
+        varied = (np.ptp(x[rows], axis=1) > 0) & (np.ptp(y[rows], axis=1) > 0)
+        low, high = np.quantile(of(x[rows][varied], y[rows][varied]), [0.025, 0.975])
+        return Estimate(float(of(x[None], y[None])[0]), float(low), float(high), len(x))
 
-    return RankCorrelation(
-        estimate(_spearman),
-        estimate(_kendall),
-    )
+    return RankCorrelation(estimate(_spearman), estimate(_kendall))
 
 
-def _spearman(x: NDArray, y: NDArray) -> float:
-    found: Any = stats.spearmanr(x, y)
-    return float(found.statistic)
+def _spearman(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+    """Of each row of `(rows, nets)`: the correlation of ranks, ties having their mean rank."""
+    a, b = (stats.rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (x, y))
+    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
 
 
-def _kendall(x: NDArray, y: NDArray) -> float:
-    found: Any = stats.kendalltau(x, y)
-    return float(found.statistic)
+def _kendall(x: NDArray, y: NDArray) -> NDArray[np.float64]:
+    """Of each row: pairs in the same order less pairs in the other, over the geometric mean of those not tied."""
+    a, b = (np.sign(values[:, :, None] - values[:, None, :]) for values in (x, y))
+    return (a * b).sum((1, 2)) / np.sqrt((a * a).sum((1, 2)) * (b * b).sum((1, 2)))
 
 
 def over_seeds(values: Sequence[ArrayLike], *, seed: int = 0) -> Estimate:

@@ -10,9 +10,10 @@ from homeostat.tasks.edge_copy import EdgeCopy
 from homeostat.tasks.matrix_inversion import MatrixInversion
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
+from homeostat.tasks.sudoku import Sudoku
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (PrefixSums, Mazes, MatrixInversion, EdgeCopy, BlurryDigits)
+    task.name: task for task in (PrefixSums, Mazes, Sudoku, MatrixInversion, EdgeCopy, BlurryDigits)
 }
 """Every task by name."""
 
@@ -58,6 +59,7 @@ __all__ = [
     "Puzzle",
     "PuzzleTask",
     "Split",
+    "Sudoku",
     "Task",
     "get_task",
     "stack",

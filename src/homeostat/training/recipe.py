@@ -50,6 +50,8 @@ class Recipe(Data):
     name: str = "custom"
     description: str = ""
     task: TaskReference
+    train_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the task in training alone, such as `{"longest_of": 5}` for mazes with longer paths."""
     model: ModelConfig | None = None
     """None is the recall network in the sizes of the task."""
     start: Start = Zeros()

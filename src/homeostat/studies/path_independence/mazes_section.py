@@ -24,6 +24,8 @@ from homeostat.training import FixedDepth, Recipe, get_recipe
 _LARGEST = 5
 """Rooms a side of the largest mazes in training."""
 
+_FIXED_DEPTH = 30
+
 _VARIANTS: dict[str, dict[str, Any]] = {
     "any start": {},
     "dead-end starts": {"dead_end_start": True},
@@ -51,12 +53,16 @@ def maze_nets(preset: Preset) -> dict[str, list[Net]]:
     reference = get_recipe("mazes")
     sizes = tuple(size for size in reference.sizes if size <= _LARGEST) or reference.sizes[:1]
     reference = reference.changed(name="mazes to 9x9", sizes=sizes)
-    depth = max(1, round(reference.depth.expected(_LARGEST)))
+    # A depth that crosses the mazes, and as many steps with a graph as the reference takes in all.
+    shorter = max(1, round(reference.steps * reference.depth.expected(_LARGEST) / _FIXED_DEPTH))
     fixed = reference.changed(
         name="fixed mazes to 9x9",
-        description=f"zero start; fixed depth of {depth} steps",
+        description=f"zero start; fixed depth of {_FIXED_DEPTH} steps",
         start=Zeros(),
-        depth=FixedDepth(steps=depth),
+        depth=FixedDepth(steps=_FIXED_DEPTH),
+        segments=None,
+        path_noise=0.0,
+        steps=shorter,
     )
     return {
         "path-independent": [_net(preset, reference, seed) for seed in range(preset.maze_seeds)],
@@ -65,7 +71,7 @@ def maze_nets(preset: Preset) -> dict[str, list[Net]]:
 
 
 def _net(preset: Preset, recipe: Recipe, seed: int) -> Net:
-    return Net(recipe=preset.recipe(recipe), seed=seed, expected=1 if preset.shrink else 800)
+    return Net(recipe=preset.recipe(recipe), seed=seed, expected=1 if preset.shrink else 400)
 
 
 def _followed(net: Net, plan: Plan, variant: str) -> Followed:

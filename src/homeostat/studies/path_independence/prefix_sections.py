@@ -374,7 +374,7 @@ def section_5(preset: Preset) -> Section:
                 m.recipe,
                 str(m.seed),
                 f"{plan.size} bits",
-                residual_words(values(m.horizon)["residual"]) if plan is preset.prefix_near else "",
+                residual_words(values(m.horizon)["residual"]) if m in shallow and plan is preset.prefix_near else "",
                 residual_words(values(followed)["residual"]),
                 limits_words(values(followed)["limits"]),
                 _periods(values(followed)["period"]),

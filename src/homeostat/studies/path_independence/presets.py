@@ -46,7 +46,8 @@ class Preset:
     maze_attack: Plan
     task_seeds: int
     task_count: int
-    task_steps: int
+    task_steps: int | None = None
+    """The deep budget of the other tasks, where it is not the task's own."""
     shrink: dict[str, Any] | None = None
     """Changes to every recipe, for the smallest preset; `width` is that of the recall network."""
 
@@ -91,8 +92,8 @@ CPU = Preset(
     seeds=3,
     prefix_near=Plan(32, 128, 800, 3),
     prefix_twice=Plan(64, 128, 800, 5),
-    prefix_deep=Plan(512, 128, 800, 28),
-    prefix_aligned=32,
+    prefix_deep=Plan(512, 100, 800, 28),
+    prefix_aligned=24,
     prefix_pairs=16,
     prefix_trust=(Plan(64, 100, 200, 1), Plan(128, 100, 300, 2)),
     prefix_attack=(Plan(32, 64, 200, 15),),
@@ -105,13 +106,12 @@ CPU = Preset(
         Plan(10, 100, 300, 25),
         Plan(13, 100, 390, 55),
         Plan(17, 100, 510, 110),
-        Plan(30, 40, 900, 200),
+        Plan(30, 100, 900, 300),
     ),
     maze_variants=(Plan(5, 100, 150, 5), Plan(13, 100, 390, 55)),
     maze_attack=Plan(5, 32, 100, 60),
-    task_seeds=3,
+    task_seeds=2,
     task_count=200,
-    task_steps=100,
 )
 
 FULL = Preset(
@@ -129,10 +129,9 @@ FULL = Preset(
     maze_seeds=3,
     mazes=tuple(Plan(n, 500, 30 * n, 30) for n in CELLS),
     maze_variants=tuple(Plan(n, 500, 30 * n, 30) for n in CELLS),
-    maze_attack=Plan(5, 100, 150),
+    maze_attack=Plan(5, 100, 200),
     task_seeds=5,
     task_count=1000,
-    task_steps=200,
 )
 
 PRESETS = {preset.name: preset for preset in (SMOKE, CPU, FULL)}

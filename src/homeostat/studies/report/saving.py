@@ -62,6 +62,7 @@ def to_json(report: StudyReport) -> str:
                 "device": outcome.device,
                 "versions": outcome.versions,
                 "code": outcome.code,
+                "warnings": outcome.warnings,
                 "of today's code": job not in report.foreign,
             }
             for job, outcome in report.outcomes

@@ -7,12 +7,16 @@ from homeostat.training.recipes.edge_copy import EDGE_COPY, EDGE_COPY_FIXED
 from homeostat.training.recipes.matrix_inversion import MATRIX_INVERSION, MATRIX_INVERSION_FIXED
 from homeostat.training.recipes.mazes import MAZES
 from homeostat.training.recipes.prefix_sums import PREFIX_SUMS
+from homeostat.training.recipes.sudoku import SUDOKU_4, SUDOKU_6, SUDOKU_9
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         *PREFIX_SUMS,
         MAZES,
+        SUDOKU_4,
+        SUDOKU_6,
+        SUDOKU_9,
         EDGE_COPY,
         EDGE_COPY_FIXED,
         MATRIX_INVERSION,
@@ -26,6 +30,7 @@ RECIPES = {
 REFERENCE = {
     "prefix-sums": "path-independent",
     "mazes": "mazes",
+    "sudoku": "sudoku-6",
     "edge-copy": "edge-copy",
     "matrix-inversion": "matrix-inversion",
     "blurry-digits": "blurry-digits",

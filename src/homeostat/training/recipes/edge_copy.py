@@ -18,14 +18,12 @@ EDGE_COPY = Recipe(
     steps=2000,
     batch=32,
     sizes=tuple(range(2, 11)),
-    predict_steps=20,
+    predict_steps=1,
 )
 
-EDGE_COPY_FIXED = EDGE_COPY.model_copy(
-    update={
-        "name": "edge-copy-fixed",
-        "description": "zero start; fixed depth of 10 steps",
-        "start": Zeros(),
-        "depth": FixedDepth(steps=10),
-    }
+EDGE_COPY_FIXED = EDGE_COPY.changed(
+    name="edge-copy-fixed",
+    description="zero start; fixed depth of 10 steps",
+    start=Zeros(),
+    depth=FixedDepth(steps=10),
 )

@@ -28,7 +28,7 @@ from homeostat.probes.examples import (
     rows_at,
     whole_number,
 )
-from homeostat.probes.limit_classes_result import ExampleLimit, Limit, LimitClasses, LimitShares
+from homeostat.probes.limits.result import ExampleLimit, Limit, LimitClasses, LimitShares
 from homeostat.probes.repeatable import check_finite, check_repeatable
 from homeostat.probes.results import LIMIT_CLASSES, Estimate
 
@@ -53,7 +53,7 @@ def classify_limits(
     device: str | torch.device | None = None,
 ) -> LimitClasses:
     """Say what each example ends in, from the model's own start: a fixed point, a cycle of a period up to 16, a slow
-    drift, a divergence, or nothing yet (see `probes/limits.py` for the definitions).
+    drift, a divergence, or nothing yet (see `probes/limits/limit_test.py` for the definitions).
 
     A class is a statement at a precision, so that it stands beside the tolerance, and beside what rounding alone
     makes of a residual. With the checks it is decided twice more: in the other precision (a copy of the model in

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from homeostat.probes.columns import columns, percent
+from homeostat.probes.dynamics.jacobians import CONVERGED
 from homeostat.probes.figures import figure, interval
-from homeostat.probes.jacobians import CONVERGED
 from homeostat.probes.results import Estimate
 
 

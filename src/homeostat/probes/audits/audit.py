@@ -14,14 +14,14 @@ from torch.utils import _pytree as pytree
 from homeostat.errors import InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import Own
-from homeostat.probes.alignment import BatchAlignment, align, other_starts
-from homeostat.probes.clips import Candidate, choose, film
+from homeostat.probes.audits.alignment import BatchAlignment, align, other_starts
+from homeostat.probes.audits.clips import Candidate, choose, film
+from homeostat.probes.audits.summary import Collected, examples_of, summarise
+from homeostat.probes.audits.verdict import decide
 from homeostat.probes.examples import MOST_STEPS, ExampleBatch, Examples, batches_of, evaluating, groups_of
 from homeostat.probes.judge import Judge
 from homeostat.probes.results import Audit, Settings
-from homeostat.probes.summary import Collected, examples_of, summarise
 from homeostat.probes.sweep import OnStep, sweep_batch
-from homeostat.probes.verdict import decide
 
 _TICK = 10
 """Steps between two signs of progress."""

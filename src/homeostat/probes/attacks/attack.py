@@ -16,14 +16,14 @@ import torch
 from homeostat.errors import ContractError, InputError
 from homeostat.models.contract import as_model
 from homeostat.probes import estimates
-from homeostat.probes.attack_batch import AttackedBatch, Plan, Worst
-from homeostat.probes.attack_result import Attack, AttackRow
-from homeostat.probes.attack_search import Method
+from homeostat.probes.attacks.batch import AttackedBatch, Plan, Worst
+from homeostat.probes.attacks.result import Attack, AttackRow
+from homeostat.probes.attacks.search import Method
 from homeostat.probes.examples import Examples, batches_of, evaluating, groups_of, positive, whole_number
 from homeostat.probes.judge import Judge
 from homeostat.probes.repeatable import check_repeatable
 from homeostat.probes.results import Estimate
-from homeostat.probes.starts_result import mean_of
+from homeostat.probes.starts.result import mean_of
 
 AttackObjective = Literal["latent", "answer"]
 

@@ -25,9 +25,9 @@ from homeostat.probes.examples import (
 )
 from homeostat.probes.judge import Judge
 from homeostat.probes.repeatable import check_repeatable
-from homeostat.probes.starts_result import StartAlignment, StartAlignments, mean_of
-from homeostat.probes.starts_runs import StartPart, StartRuns
-from homeostat.probes.starts_states import check_names
+from homeostat.probes.starts.result import StartAlignment, StartAlignments, mean_of
+from homeostat.probes.starts.runs import StartPart, StartRuns
+from homeostat.probes.starts.states import check_names
 
 
 def align_starts(

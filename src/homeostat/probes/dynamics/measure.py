@@ -24,12 +24,12 @@ from homeostat.models.starts import Own
 from homeostat.nn.jacobian import unit_rows
 from homeostat.probes import estimates
 from homeostat.probes.answers import judge_of
-from homeostat.probes.dynamics_result import Dynamics, DynamicsRow, ExampleDynamics
+from homeostat.probes.dynamics.jacobians import CONVERGED, local_gain, push
+from homeostat.probes.dynamics.recovery import directions, recover
+from homeostat.probes.dynamics.result import Dynamics, DynamicsRow, ExampleDynamics
 from homeostat.probes.examples import ExampleBatch, batches_of, evaluating, groups_of, positive, whole_number
-from homeostat.probes.jacobians import CONVERGED, local_gain, push
 from homeostat.probes.judge import Judge
 from homeostat.probes.path_lengths import rounding_length, row_length
-from homeostat.probes.recovery import directions, recover
 from homeostat.probes.repeatable import check_repeatable
 from homeostat.probes.results import Estimate
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from homeostat.engine.problem import Problem
 from homeostat.models.contract import IteratedModel
 from homeostat.models.starts import Noise, Own, stream_seed
-from homeostat.probes.attack_objective import Ball, Score, Unrolled, answer_score, latent_score
-from homeostat.probes.attack_search import Method, climb, project, row_norms
+from homeostat.probes.attacks.objective import Ball, Score, Unrolled, answer_score, latent_score
+from homeostat.probes.attacks.search import Method, climb, project, row_norms
 from homeostat.probes.cycles import compare, null_cosines, phases
 from homeostat.probes.examples import ExampleBatch
 from homeostat.probes.judge import Judge
 from homeostat.probes.repeatable import check_finite
-from homeostat.probes.starts_runs import Ended, agree, run_from
-from homeostat.probes.starts_states import partners
+from homeostat.probes.starts.runs import Ended, agree, run_from
+from homeostat.probes.starts.states import partners
 
 _NEXT_TO = 0.01
 """Distance from the model's own start at which the first restart begins, in radii: at its own start a run is already

@@ -17,7 +17,7 @@ from homeostat.probes.ends import End, run_to_end
 from homeostat.probes.examples import ExampleBatch
 from homeostat.probes.judge import Judge
 from homeostat.probes.repeatable import check_finite
-from homeostat.probes.starts_states import States, noise_scale, partners
+from homeostat.probes.starts.states import States, noise_scale, partners
 
 _IGNORED = (
     "initial_state(context, start) gives the same state for every start; zeros and noise were put in its place, in the "

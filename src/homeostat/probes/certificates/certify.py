@@ -27,7 +27,9 @@ from homeostat.errors import ContractError, InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import Noise, Own
 from homeostat.probes.answers import asked, judge_of, logits_of, same_answers
-from homeostat.probes.certificate_result import CertificateRow, Certificates, ExampleCertificate, Refusal, summarise
+from homeostat.probes.certificates.flip_distance import FlipDistance, Margins, logit_margins
+from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate, Refusal, summarise
+from homeostat.probes.dynamics.jacobians import spectral_radii
 from homeostat.probes.examples import (
     ExampleBatch,
     Examples,
@@ -38,8 +40,6 @@ from homeostat.probes.examples import (
     rows_at,
     whole_number,
 )
-from homeostat.probes.flip_distance import FlipDistance, Margins, logit_margins
-from homeostat.probes.jacobians import spectral_radii
 from homeostat.probes.judge import Judge
 from homeostat.probes.path_lengths import rounding_length, row_length
 from homeostat.probes.sweep import RestTest
@@ -77,7 +77,7 @@ def certify(
 
     An example is certified at the first step at which d q / (1 - q), with what rounding may add, is below
     `flip / decoder_factor`: d the Euclidean length of the last step over all measured leaves, flip the distance that
-    the state must move before a margin reaches 0 to first order (see `probes/flip_distance.py`), and
+    the state must move before a margin reaches 0 to first order (see `probes/certificates/flip_distance.py`), and
     q = 1 - gap (1 - r), r being the larger of the largest ratio of step lengths over the last `window` steps and of
     the spectral radius of the Jacobian at the state. The radius is looked at where the rest would do, and after a
     refusal by it again `window` steps later.
