@@ -360,7 +360,7 @@ def test_a_checkpoint_that_is_damaged(refused: Refused, bits_checkpoint: Path, t
         (spoilt("config.json", lambda data: b"[]"), "format None"),
         (spoilt("config.json", lambda data: data.replace(b'"format": 1', b'"format": 2')), "format 2"),
         (spoilt("config.json", lambda data: data.replace(b'"width": 6', b'"width": 7')), "inner"),
-        (spoilt("config.json", lambda data: data.replace(b'"width": 6', b'"width": -6')), "model.width"),
+        (spoilt("config.json", lambda data: data.replace(b'"width": 6', b'"width": -6')), "model.recall.width"),
         (spoilt("config.json", lambda data: data.replace(b"prefix-sums", b"knitting")), "knitting"),
         (tmp_path, "config.json"),
     ]

@@ -42,6 +42,11 @@ def test_the_guide_to_solving_runs(capsys) -> None:
     assert names["found"].status == 0  # type: ignore[attr-defined]
 
 
+def test_the_guide_to_studies_runs(capsys) -> None:
+    run_snippets("studies.md")
+    assert capsys.readouterr().out == "Dice (preset smoke)\n1. fair: not decided\n"
+
+
 def test_the_example_recipe_has_every_field() -> None:
     recipe = Recipe.model_validate_json((ROOT / "examples" / "recipe.json").read_text(encoding="utf-8"))
     assert recipe.model_fields_set == set(Recipe.model_fields)

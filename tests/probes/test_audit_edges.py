@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import homeostat as hs
 from homeostat.errors import ContractError, InputError, OutputError
 from homeostat.probes import save_audits
-from homeostat.probes.table import audit_text
+from homeostat.probes.audits.table import audit_text
 
 X = torch.linspace(1, 9, 12)[:, None]
 

@@ -90,6 +90,15 @@ def test_divergence_by_growth_and_by_nan() -> None:
     assert found.budgets[-1].failed == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_growth_without_end_is_divergence_before_it_is_out_of_bounds(dtype: torch.dtype) -> None:
+    for example in audited(lambda z: 1.5 * z, noise(3, 4, dtype=dtype), steps=60).examples:
+        assert (example.limit, example.failed_at) == ("divergence", None)
+    # What grew a thousandfold and has arrived has not diverged.
+    found = audited(lambda z: torch.tanh(3 * z), 1e-6 * noise(3, 4, dtype=dtype).abs(), steps=24)
+    assert [example.limit for example in found.examples] == ["fixed point"] * 3
+
+
 def test_chaos_and_rotation_by_an_irrational_angle_are_unsettled() -> None:
     for example in audited(lambda z: 1 - 1.9 * z**2, noise(4, 6).clamp(-0.9, 0.9)).examples:
         assert example.limit == "unsettled"

@@ -128,7 +128,7 @@ def test_names_from_the_user_stay_text() -> None:
     assert "<script>alert" not in own
     assert "<img" not in own
     assert "{{ 7 * 7 }}" in own
-    assert len(re.findall(r"</script>", own)) == 4
+    assert len(re.findall(r"</script>", own)) == 5
     assert embedded(page)["models"][0]["name"] == HOSTILE
 
 

@@ -1,13 +1,13 @@
 """Audits of checkpoints on their own task."""
 
 from homeostat.models import load
-from homeostat.studies import task_audit
+from homeostat.studies import instances
 from homeostat.studies.task_audit import audit_checkpoint
 from homeostat.tasks import get_task
 
 
 def test_no_example_is_left_alone_in_a_batch(bits_checkpoint, monkeypatch):
-    monkeypatch.setattr(task_audit, "_BATCH_POSITIONS", 32)  # four strings of eight bits a batch
+    monkeypatch.setattr(instances, "_BATCH_POSITIONS", 32)  # four strings of eight bits a batch
     found = audit_checkpoint(load(bits_checkpoint), get_task("prefix-sums"), {8: 9}, steps=[2])
     difficulty = found.difficulty("8 bits")
     assert difficulty.count == 9

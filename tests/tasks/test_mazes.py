@@ -94,6 +94,16 @@ def test_dead_ends_that_do_not_exist_are_an_error():
         task.sample(3, 1, split="train", seed=0)
 
 
+@pytest.mark.parametrize(("split", "goals"), [("train", 6), ("test", 40)])  # one goal in eight is for tests
+def test_the_farthest_of_several_goals_makes_long_paths_in_the_same_split(split, goals):
+    plain, far = (Mazes(longest_of=count).sample(7, 300, split=split, seed=0) for count in (1, goals))
+    lengths = [(targets == 1).flatten(1).sum(1).float().mean() for targets in (plain.targets, far.targets)]
+    # The same mazes and starts; the mean of a maximum of several lies well above the mean.
+    assert torch.equal(plain.inputs[:, 1], far.inputs[:, 1])
+    assert lengths[1] > 1.4 * lengths[0]
+    assert (Mazes().in_test_split(far.inputs) == (split == "test")).all()
+
+
 def test_percolation_opens_its_share():
     size, probability, count = 7, 0.2, 500
     free = Mazes(percolation=probability, paths="any").sample(size, count, split="train", seed=0).inputs[:, 0]
@@ -209,6 +219,8 @@ def test_impossible_size(size):
         ({"percolation": True}, "percolation True is not a probability: a number from 0 to 1"),
         ({"paths": "all"}, "unknown paths 'all': it is one of unique, any"),
         ({"dead_end_start": 1}, "dead_end_start 1 is neither True nor False"),
+        ({"longest_of": 0}, "longest_of 0 is not a whole number from 1 to 1024"),
+        ({"longest_of": True}, "longest_of True is not a whole number from 1 to 1024"),
     ],
 )
 def test_impossible_options(options, message):

@@ -3,7 +3,18 @@
 import pytest
 
 from homeostat.errors import InputError
-from homeostat.tasks import TASKS, Mazes, PrefixSums, Sudoku, get_task
+from homeostat.tasks import (
+    TASKS,
+    BlurryDigits,
+    EdgeCopy,
+    LabelTask,
+    MatrixInversion,
+    Mazes,
+    PrefixSums,
+    PuzzleTask,
+    Sudoku,
+    get_task,
+)
 
 
 def test_names():
@@ -11,6 +22,9 @@ def test_names():
         "prefix-sums": PrefixSums,
         "mazes": Mazes,
         "sudoku": Sudoku,
+        "matrix-inversion": MatrixInversion,
+        "edge-copy": EdgeCopy,
+        "blurry-digits": BlurryDigits,
     }
     assert get_task("prefix_sums") == PrefixSums()
     assert get_task("mazes", percolation=0.2, paths="any") == Mazes(percolation=0.2, paths="any")
@@ -19,8 +33,12 @@ def test_names():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("maze", {}, "unknown task 'maze': it is one of prefix-sums, mazes, sudoku"),
-        ("mazes", {"loops": 1}, "task mazes has no option 'loops': it has percolation, paths, dead_end_start"),
+        ("maze", {}, f"unknown task 'maze': it is one of {', '.join(TASKS)}"),
+        (
+            "mazes",
+            {"loops": 1},
+            "task mazes has no option 'loops': it has percolation, paths, dead_end_start, longest_of",
+        ),
         ("prefix-sums", {"base": 3}, "task prefix-sums has no option 'base': it has none"),
         ("mazes", {"percolation": -1}, "percolation -1 is not a probability: a number from 0 to 1"),
     ],
@@ -38,8 +56,12 @@ def test_what_every_task_declares(name):
     assert task.size_name
     assert list(task.sizes) == sorted(task.sizes)
     batch = task.sample(task.sizes[0], 3, split="test", seed=0)
-    assert batch.inputs.shape[:2] == (3, task.in_channels)
-    assert batch.inputs.dim() == 2 + task.spatial_dims
+    assert len(batch) == 3
+    if isinstance(task, LabelTask):
+        assert batch.inputs.shape[:2] == (3, task.in_channels)
+        assert batch.inputs.dim() == 2 + task.spatial_dims
+    if not isinstance(task, PuzzleTask):
+        return
     codes = task.cells(batch.inputs[0], batch.targets[0].clamp(min=0), batch.targets[0])
     assert codes.ndim == 2
     assert codes.max() < len(task.legend.labels)

@@ -39,6 +39,8 @@ PLAIN |= {"sizes": [8], "model": MODEL}
         {"optimiser": {"clip": -1}},
         {"predict_steps": 0},
         {"predict_steps": float("inf")},
+        {"path_noise": -0.1},
+        {"ema": 1},
         {"learning_rate": 1e-3},  # belongs into optimiser
     ],
 )
@@ -62,6 +64,94 @@ def test_the_two_recipes_of_the_demonstration_differ_in_start_and_depth_alone() 
     one, other = get_recipe("path-independent").as_record(), get_recipe("fixed").as_record()
     differing = {key for key in one if one[key] != other[key]}
     assert differing == {"name", "description", "start", "depth"}
+
+
+def test_the_recipes_of_one_experiment_differ_in_what_they_say() -> None:
+    def differing(one: str, other: str) -> set[str]:
+        first, second = get_recipe(one).as_record(), get_recipe(other).as_record()
+        return {key for key in first if first[key] != second[key]} - {"name", "description"}
+
+    assert differing("fixed", "noise-fixed-depth") == {"start"}
+    assert differing("path-independent", "noise-fixed-depth") == {"depth"}
+    assert differing("path-independent", "zeros-random-depth") == {"start"}
+    assert differing("fixed", "zeros-random-depth") == {"depth"}
+    assert differing("fixed", "promote") == {"path_penalty", "batch"}
+    assert differing("promote", "penalise") == {"path_penalty"}
+    assert get_recipe("promote").path_penalty.weight == -get_recipe("penalise").path_penalty.weight  # type: ignore[union-attr]
+    assert differing("implicit", "phantom") == {"gradient"}
+    assert differing("fixed", "shallow") == {"depth", "steps"}
+    assert differing("fixed", "progressive") == {"depth", "steps"}
+
+
+def test_prefix_sum_recipes_have_equal_compute() -> None:
+    def cost(name: str) -> float:
+        recipe = get_recipe(name)
+        rng, runs = np.random.default_rng(0), 1 if recipe.path_penalty is None else 2
+        draws = [recipe.depth.draw(32, rng) for _ in range(4000)]
+        each = np.mean([free + 3 * graphed for free, graphed in draws])
+        return float(each) * runs * recipe.batch * recipe.steps
+
+    for name in ("promote", "penalise", "noise-fixed-depth", "shallow", "progressive"):
+        assert cost(name) == pytest.approx(cost("fixed"), rel=0.03), name
+    for name in ("path-independent", "zeros-random-depth"):
+        assert 0.8 < cost(name) / cost("fixed") < 1
+
+
+def test_changed_recipes_are_validated() -> None:
+    recipe = get_recipe("fixed")
+    assert recipe.changed(steps=3).steps == 3
+    assert recipe.changed() == recipe
+    assert recipe.changed(start={"kind": "noise", "scale": 2.0}).start.scale == 2  # type: ignore[union-attr]
+    assert recipe.changed(steps=3).changed(steps=1000) == recipe
+    for change in ({"step": 3}, {"steps": 0}, {"depth": 4}, {"gradient": "magic"}):
+        with pytest.raises(ValidationError):
+            recipe.changed(**change)
+
+
+def test_records_of_the_first_version_are_read() -> None:
+    # As it stands in checkpoints that were made before the interventions came.
+    record = {
+        "name": "old",
+        "description": "",
+        "task": {"name": "prefix-sums", "options": {}},
+        "model": None,
+        "start": {"kind": "mixed", "share": 0.5, "scale": 1.0},
+        "depth": {"kind": "random", "free": [0.0, 29.0], "free_unit": "steps", "graphed": [5, 19]},
+        "gradient": "implicit",
+        "optimiser": {"learning_rate": 1e-3, "weight_decay": 0.0, "clip": 1.0, "schedule": "constant"},
+        "steps": 7,
+        "batch": 128,
+        "sizes": [32],
+        "growth": 0.0,
+        "largest": 0.0,
+        "predict_steps": 2.0,
+        "predict_damping": 1.0,
+    }
+    recipe = Recipe.model_validate(record)
+    assert recipe == get_recipe("path-independent").changed(name="old", description="", gradient="implicit", steps=7)
+    assert (recipe.path_noise, recipe.jacobian, recipe.path_penalty, recipe.segments, recipe.ema) == (
+        0,
+        None,
+        None,
+        None,
+        0,
+    )
+
+
+def test_a_recipe_says_what_it_does() -> None:
+    recipe = get_recipe("fixed").changed(
+        path_noise=0.05,
+        segments={"fresh": 0.125},
+        ema=0.99,
+        jacobian={"weight": 0.1},
+        depth={"kind": "fixed", "steps": 4},
+    )
+    assert repr(recipe) == (
+        "Recipe(prefix-sums: zeros start, fixed depth, unrolled, path noise 0.05, Jacobian term, segments, EMA 0.99, "
+        "1000 steps of 128)"
+    )
+    assert "phantom" in repr(get_recipe("phantom"))
+    assert "path penalty -1" in repr(get_recipe("penalise"))
 
 
 def test_drawn_depths_reach_both_ends_and_nothing_beyond() -> None:

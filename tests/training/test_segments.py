@@ -1,8 +1,9 @@
 """Segment training: what a pool replaces, swaps and carries, and that a kill changes nothing."""
 
-import subprocess
-import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,17 +66,56 @@ def test_an_interrupted_run_ends_with_the_same_weights_and_losses(finished: Path
         assert load(tmp_path).config.training[key] == load(finished).config.training[key]
 
 
-def test_two_processes_are_one(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_text(RECIPE.model_dump_json())
-    command = [sys.executable, "-m", "homeostat", "train", "prefix-sums", "--recipe", str(tmp_path / "recipe.json")]
-    command += ["--out", str(tmp_path / "two"), "--strategy", "ddp", "--devices", "2", "--checkpoint-every", "5"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    one, two = (np.loadtxt(folder / "losses.csv", delimiter=",", skiprows=1) for folder in (finished, tmp_path / "two"))
-    np.testing.assert_allclose(two, one, rtol=2e-5)
-    records = [load(folder).config.training for folder in (finished, tmp_path / "two")]
-    for key in ("row_evaluations", "oldest_state"):
-        assert records[0][key] == records[1][key]
+class _Ranks:
+    """Processes of one training as threads: what `Pools` asks of Fabric, with the exchange between them."""
+
+    def __init__(self, count: int) -> None:
+        self.barrier, self.slots = threading.Barrier(count), [torch.zeros(0)] * count
+
+    def fabric(self, rank: int) -> Any:
+        def all_gather(value: torch.Tensor) -> torch.Tensor:
+            self.slots[rank] = value
+            self.barrier.wait(timeout=30)
+            found = torch.stack(self.slots)
+            self.barrier.wait(timeout=30)
+            return found
+
+        size, device = len(self.slots), torch.device("cpu")
+        return SimpleNamespace(global_rank=rank, world_size=size, device=device, all_gather=all_gather)
+
+
+def follow(fabric: Any, stop_at: int | None = None, given: dict[str, torch.Tensor] | None = None) -> Any:
+    """A training without a model: a row's state is its instance, plus what it had before. From a saved state on."""
+    pool = Pools(Segments(fresh=0.3, swap=0.3), PrefixSums(), batch=12, seed=3, fabric=fabric)
+    pool.restore(given or {})
+    seen = []
+    for step in range(0 if given is None else 5, stop_at or 9):
+        now = visit(step)
+        inputs, _ = pool.enter(12, now)
+        assert now.carried is not None
+        state = now.carried.state[0] if now.carried.state else torch.zeros(len(inputs), 1, 12)
+        state = state.clone()
+        state[now.carried.new] = 0
+        state = 0.5 * state + inputs
+        pool.leave(12, [state], 2)
+        seen.append((state, list(now.indices)))
+    return seen, pool.tensors()
+
+
+def test_the_pools_of_two_processes_are_parts_of_one_and_either_goes_on_from_the_other() -> None:
+    ranks = _Ranks(2)
+    with ThreadPoolExecutor(2) as threads:
+        halves = list(threads.map(lambda rank: follow(ranks.fabric(rank)), range(2)))
+        saved = list(threads.map(lambda rank: follow(ranks.fabric(rank), stop_at=5)[1], range(2)))
+    whole, tensors = follow(Fabric(accelerator="cpu", devices=1))
+    for (state, numbers), *parts in zip(whole, halves[0][0], halves[1][0], strict=True):
+        assert torch.equal(torch.cat([part[0] for part in parts]), state)
+        assert parts[0][1] + parts[1][1] == numbers
+    again, after = follow(Fabric(accelerator="cpu", devices=1), given=saved[0])
+    assert torch.equal(again[-1][0], whole[-1][0])
+    for found in (after, halves[0][1], halves[1][1]):
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(value, tensors[name]) for name, value in found.items())
 
 
 def pools(segments: Segments, batch: int = 400) -> Pools:

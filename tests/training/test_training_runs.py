@@ -1,7 +1,9 @@
 """Training runs: exact resumption, one process or two, refusals, and full disks."""
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import torch
 from filelock import FileLock
 
 import homeostat.training.loop as loop
-from homeostat.errors import CheckpointError, HomeostatError, OutputError
+from homeostat.errors import CheckpointError, HomeostatError, InputError, OutputError
 from homeostat.models import RecallConfig, load
 from homeostat.models.checkpoint import TaskReference
 from homeostat.models.starts import Mixed
@@ -91,7 +93,7 @@ train(Recipe.model_validate_json(sys.argv[1]), sys.argv[2], checkpoint_every=5)
 
 
 def test_a_killed_process_is_taken_up_where_it_was(tmp_path: Path) -> None:
-    recipe = RECIPE.model_copy(update={"steps": 400})
+    recipe = RECIPE.changed(steps=400)
     folder = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, recipe.model_dump_json(), str(folder)])
     try:
@@ -138,11 +140,26 @@ def test_a_finished_run_is_not_repeated(finished: Path) -> None:
     assert (finished / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_finished_run_of_an_older_version_is_known_again(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "old")
+    path = tmp_path / "old" / "config.json"
+    config = json.loads(path.read_text())
+    for field in ("path_noise", "jacobian", "path_penalty", "segments", "ema"):
+        del config["training"]["recipe"][field]
+    del config["training"]["recipe"]["start"]["by"]
+    path.write_text(json.dumps(config))
+    assert train(RECIPE, tmp_path / "old").config.training["recipe"] == config["training"]["recipe"]
+    config["training"]["recipe"]["depth"] = "lost"
+    path.write_text(json.dumps(config))
+    with pytest.raises(OutputError, match="another recipe or seed"):
+        train(RECIPE, tmp_path / "old")
+
+
 @pytest.mark.parametrize(("changes", "seed"), [({}, 1), ({"batch": 4}, 0), ({"steps": 13}, 0)])
 def test_the_folder_of_another_run_is_refused(
     finished: Path, tmp_path: Path, changes: dict[str, Any], seed: int
 ) -> None:
-    other = RECIPE.model_copy(update=changes)
+    other = RECIPE.changed(**changes)
     with pytest.raises(OutputError, match="another recipe or seed"):
         train(other, finished, seed=seed)
     with pytest.raises(_Interrupted):
@@ -167,7 +184,7 @@ def test_truncated_progress_is_one_clear_error(tmp_path: Path, length: int) -> N
 def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(HomeostatError, match="another process is training"):
         train(RECIPE, tmp_path)
-    train(RECIPE.model_copy(update={"steps": 1}), tmp_path)  # the lock is free again
+    train(RECIPE.changed(steps=1), tmp_path)  # the lock is free again
 
 
 def test_two_processes_follow_the_loss_curve_of_one(finished: Path, tmp_path: Path) -> None:
@@ -282,3 +299,9 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write to"):
         train(RECIPE, tmp_path / "file" / "run")
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_task_without_a_default_network_needs_a_model(tmp_path: Path) -> None:
+    recipe = Recipe(task=TaskReference(name="matrix-inversion"), depth=FixedDepth(steps=1), steps=1, sizes=(2,))
+    with pytest.raises(InputError, match="names no model, and matrix-inversion has no default one"):
+        train(recipe, tmp_path)

@@ -10,7 +10,7 @@ from homeostat.errors import InputError
 from homeostat.files import make_folder
 from homeostat.models import load
 from homeostat.probes import audit, save_audits
-from homeostat.probes.table import audit_table
+from homeostat.probes.audits.table import audit_table
 from homeostat.studies.bring_your_own import load_model
 from homeostat.studies.progress import make_progress
 from homeostat.studies.task_audit import audit_checkpoint

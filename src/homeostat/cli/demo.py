@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from homeostat.cli.options import APP, ERR, OUT, Device, device_of
-from homeostat.probes.table import audit_table
+from homeostat.probes.audits.table import audit_table
 from homeostat.studies.demo import BUDGETS, COUNTS, run_demo
 
 

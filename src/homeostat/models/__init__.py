@@ -1,22 +1,32 @@
 """The contract, the reference model, and checkpoints."""
 
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, load, save, shipped
+from homeostat.models.classifier import ClassifierConfig, ClassifierNet
 from homeostat.models.contract import IteratedModel, as_model, from_functions
+from homeostat.models.graph import GraphConfig, GraphNet
+from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 from homeostat.models.registry import ModelConfig
-from homeostat.models.starts import Mixed, Noise, Own, Start, Zeros
+from homeostat.models.starts import Mixed, Noise, Own, Projection, Start, Zeros
 
 __all__ = [
     "Checkpoint",
     "CheckpointConfig",
+    "ClassifierConfig",
+    "ClassifierNet",
+    "GraphConfig",
+    "GraphNet",
     "IteratedModel",
+    "MatrixConfig",
+    "MatrixNet",
     "Mixed",
     "ModelConfig",
     "Net",
     "Noise",
     "Own",
+    "Projection",
     "RecallConfig",
     "RecallNet",
     "RecursiveConfig",

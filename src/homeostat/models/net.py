@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from homeostat.engine.nest import flatten
+from homeostat.errors import ContractError
 from homeostat.models.contract import IteratedModel
 
 
@@ -26,6 +27,16 @@ class Net(nn.Module, IteratedModel):
     @abstractmethod
     def update(self, state: Any, context: Any) -> Any:
         """One whole step."""
+
+    def projection(self, context: Any) -> Any:
+        """The input in the shape of the state, for starts that begin with it: `start.like(state, projection)`.
+
+        Raises:
+            ContractError: this network has none.
+        """
+        raise ContractError(
+            f"{type(self).__name__} has no projection of its input in the shape of its state; choose another start"
+        )
 
     def step(self, state: Any, context: Any) -> Any:
         new = self.update(state, context)

@@ -84,7 +84,11 @@ class RecallNet(Net):
         return self.encoder(inputs)
 
     def initial_state(self, context: Tensor, start: Start) -> Any:
-        return start.like(torch.zeros_like(context))
+        return start.like(torch.zeros_like(context), lambda: self.projection(context))
+
+    def projection(self, context: Tensor) -> Tensor:
+        """The encoded input, which has the shape of the state."""
+        return context
 
     def update(self, state: Tensor, context: Tensor) -> Tensor:
         return self.cell(state, context)

@@ -4,14 +4,25 @@ from typing import Annotated
 
 from pydantic import Field
 
+from homeostat.models.classifier import ClassifierConfig, ClassifierNet
+from homeostat.models.graph import GraphConfig, GraphNet
+from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 
-ModelConfig = Annotated[RecallConfig | RecursiveConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[
+    RecallConfig | RecursiveConfig | MatrixConfig | ClassifierConfig | GraphConfig, Field(discriminator="kind")
+]
 """Configuration of any network of the package; `kind` says which."""
 
-NETS: dict[type, type[Net]] = {RecallConfig: RecallNet, RecursiveConfig: RecursiveNet}
+NETS: dict[type, type[Net]] = {
+    RecallConfig: RecallNet,
+    RecursiveConfig: RecursiveNet,
+    MatrixConfig: MatrixNet,
+    ClassifierConfig: ClassifierNet,
+    GraphConfig: GraphNet,
+}
 
 
 def build_net(config: ModelConfig, *, name: str, trained_steps: int | None = None, damping: float = 1.0) -> Net:

@@ -57,12 +57,12 @@ def jacobian_penalty(
     """
     check_count("samples", samples)
     differentiable = torch.is_grad_enabled()
-    linear = _Linearised(step, state, context)
+    linear = Linearised(Problem.of(step, state, context))
     total = None
     for _ in range(samples):
         signs = [2 * x.bernoulli_(0.5, generator=generator) - 1 for x in linear.blank(generator)]
         rows = linear.pull(linear.fit(signs), differentiable)
-        squared = _dot(rows, rows)
+        squared = row_dot(rows, rows)
         total = squared if total is None else total + squared
     assert total is not None
     result = total / (samples * max(1, linear.size))
@@ -112,7 +112,7 @@ def spectral_radius(
         tensor([0.9000, 0.9000, 0.9000])
     """
     check_count("iterations", iterations, 2)
-    linear = _Linearised(step, state, context)
+    linear = Linearised(Problem.of(step, state, context))
     start = linear.fit([x.normal_(generator=generator) for x in linear.blank(generator)])
     vector, norms = _power(linear.pull, start, iterations)
     alive = ((norms > 0) | norms.isnan()).all(0)  # a direction that J maps to 0 has come to its end: the radius is 0
@@ -125,14 +125,14 @@ def spectral_radius(
 
 def _power(apply: "Product", vector: list[Tensor], iterations: int) -> tuple[list[Tensor], Tensor]:
     """The last unit vector of a power iteration, and the norms `(count, batch)` of the last half of its products."""
-    vector, norms = _unit(vector)[0], []
+    vector, norms = unit_rows(vector)[0], []
     for _ in range(iterations):
-        vector, norm = _unit(apply(vector))
+        vector, norm = unit_rows(apply(vector))
         norms.append(norm)
     return vector, torch.stack(norms[iterations // 2 :])
 
 
-def _modulus(linear: "_Linearised", left: list[Tensor], right: list[Tensor]) -> Tensor:
+def _modulus(linear: "Linearised", left: list[Tensor], right: list[Tensor]) -> Tensor:
     """A number for each example whose derivative is that of the modulus of its largest eigenvalue."""
     (u_real, u_imaginary), _ = _eigenvector(linear.pull, left)
     (v_real, v_imaginary), value = _eigenvector(linear.push, right)
@@ -140,8 +140,8 @@ def _modulus(linear: "_Linearised", left: list[Tensor], right: list[Tensor]) -> 
     def product(real: list[Tensor], imaginary: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Real and imaginary part of that vector, transposed, times v."""
         return (
-            _dot(real, v_real) - _dot(imaginary, v_imaginary),
-            _dot(real, v_imaginary) + _dot(imaginary, v_real),
+            row_dot(real, v_real) - row_dot(imaginary, v_imaginary),
+            row_dot(real, v_imaginary) + row_dot(imaginary, v_real),
         )
 
     overlap = torch.complex(*product(u_real, u_imaginary))
@@ -158,11 +158,11 @@ def _eigenvector(apply: "Product", first: list[Tensor]) -> tuple[tuple[list[Tens
     of a pair that with a positive imaginary part.
     """
     image = apply(first)
-    a = _dot(first, image)
+    a = row_dot(first, image)
     rest = [y - _rows(a, y) * x for x, y in zip(first, image, strict=True)]
-    second, c = _unit(rest)
+    second, c = unit_rows(rest)
     other = apply(second)
-    b, d = _dot(first, other), _dot(second, other)
+    b, d = row_dot(first, other), row_dot(second, other)
     mean, square = (a + d) / 2, (a - d).square() / 4 + b * c
     root = square.abs().sqrt()
     value = torch.where(
@@ -179,13 +179,12 @@ def _eigenvector(apply: "Product", first: list[Tensor]) -> tuple[tuple[list[Tens
     return (real, [_rows(along.imag, x) * x for x in first]), value
 
 
-class _Linearised:
+class Linearised:
     """One recorded evaluation of a step, for products with its transposed Jacobian."""
 
-    def __init__(self, step: StepFunction, state: Any, context: Any) -> None:
+    def __init__(self, problem: Problem) -> None:
         if torch.is_inference_mode_enabled():  # nothing would be recorded, and every product would be 0
             raise ContractError("Jacobian products need a recorded step: use torch.no_grad(), not inference_mode()")
-        problem = Problem.of(step, state, context)
         self._measured = problem.layout.measured()
         leaves = list(problem.state)
         with torch.enable_grad():
@@ -244,7 +243,7 @@ def _rows(numbers: Tensor, like: Tensor) -> Tensor:
     return numbers.view(-1, *([1] * (like.ndim - 1))).to(like.dtype)
 
 
-def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+def row_dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """Scalar products over all leaves, by row, in float32 at least."""
     dtype = torch.float64 if any(x.dtype == torch.float64 for x in first) else torch.float32
     flat = [
@@ -254,8 +253,8 @@ def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     return torch.stack([x.sum(1) for x in flat]).sum(0)
 
 
-def _unit(leaves: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+def unit_rows(leaves: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Leaves scaled row by row to a norm of 1 over all of them, and the norm; rows of zeros stay."""
-    norm = _dot(leaves, leaves).sqrt()
+    norm = row_dot(leaves, leaves).sqrt()
     scale = torch.where(norm == 0, 1, norm)
     return [(x / scale.view(-1, *([1] * (x.ndim - 1)))).to(x.dtype) for x in leaves], norm

@@ -1,26 +1,65 @@
 """Probes: what a trained model does when it thinks longer."""
 
-from homeostat.probes.audit import AuditEvent, audit
+from homeostat.probes.attacks.attack import attack
+from homeostat.probes.attacks.result import Attack, AttackRow
+from homeostat.probes.audits.audit import AuditEvent, audit
+from homeostat.probes.certificates.certify import certify
+from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate
+from homeostat.probes.dynamics.measure import measure_dynamics
+from homeostat.probes.dynamics.result import Dynamics, DynamicsRow, ExampleDynamics
 from homeostat.probes.gradient_bias import BiasRow, GradientBias, Reference, gradient_bias
+from homeostat.probes.horizons import BestBudget, HorizonCell, HorizonTable, cross_horizons
 from homeostat.probes.judge import Judge
+from homeostat.probes.limits.classify import classify_limits
+from homeostat.probes.limits.result import ExampleLimit, Limit, LimitClasses, LimitShares
 from homeostat.probes.results import Alignment, Audit, Budget, Clip, Difficulty, Estimate, Example, Verdict
 from homeostat.probes.saving import save_audits
+from homeostat.probes.starts.align import align_starts
+from homeostat.probes.starts.result import StartAlignment, StartAlignments
+from homeostat.probes.trust import Trust, TrustGroup, TrustRow, compare_trust
 
 __all__ = [
     "Alignment",
+    "Attack",
+    "AttackRow",
     "Audit",
     "AuditEvent",
+    "BestBudget",
     "BiasRow",
     "Budget",
+    "CertificateRow",
+    "Certificates",
     "Clip",
     "Difficulty",
+    "Dynamics",
+    "DynamicsRow",
     "Estimate",
     "Example",
+    "ExampleCertificate",
+    "ExampleDynamics",
+    "ExampleLimit",
     "GradientBias",
+    "HorizonCell",
+    "HorizonTable",
     "Judge",
+    "Limit",
+    "LimitClasses",
+    "LimitShares",
     "Reference",
+    "StartAlignment",
+    "StartAlignments",
+    "Trust",
+    "TrustGroup",
+    "TrustRow",
     "Verdict",
+    "align_starts",
+    "attack",
     "audit",
+    "certify",
+    "classify_limits",
+    "compare_trust",
+    "cross_horizons",
     "gradient_bias",
+    "measure_dynamics",
     "save_audits",
 ]

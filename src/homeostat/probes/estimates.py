@@ -86,3 +86,29 @@ def paired_change(before: ArrayLike, after: ArrayLike) -> tuple[int, int, float]
     gained, lost = int((~before & after).sum()), int((before & ~after).sum())
     p = 1.0 if gained + lost == 0 else float(stats.binomtest(gained, gained + lost).pvalue)
     return gained, lost, p
+
+
+def median(values: ArrayLike) -> Estimate:
+    """Median of `(examples,)` with the interval between two order statistics, which holds whatever the distribution.
+
+    Infinite values are values like others; NaN counts as the largest, since it stands for a failure. Below six
+    examples there is no 95 % interval.
+
+    Source:
+        Conover, "Practical Nonparametric Statistics", 3rd edition, 3.2.
+
+    Example:
+        >>> median([1.0, 2.0, 2.0, 3.0, 4.0, float("inf"), 9.0])
+        3.000 [1.000, inf] n=7
+    """
+    values = np.asarray(values, dtype=float)
+    count = len(values)
+    if count == 0:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    ordered = np.sort(np.where(np.isnan(values), np.inf, values))
+    lower, upper = ordered[(count - 1) // 2], ordered[count // 2]
+    centre = float(lower) if lower == upper else float((lower + upper) / 2)
+    rank = int(stats.binom.ppf(0.025, count, 0.5))  # so many values, at most, may be left out on either side
+    if rank < 1:
+        return Estimate(centre, float("nan"), float("nan"), count)
+    return Estimate(centre, float(ordered[rank - 1]), float(ordered[count - rank]), count)

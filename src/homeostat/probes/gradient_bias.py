@@ -33,8 +33,8 @@ from homeostat.engine.stop import check_option
 from homeostat.errors import ContractError, ConvergenceWarning, InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import Own
-from homeostat.probes.audit import Examples, groups_of, pairs_of
 from homeostat.probes.estimates import mean
+from homeostat.probes.examples import Examples, groups_of, pairs_of
 from homeostat.probes.results import Estimate
 
 DEFAULT_GRADIENTS: tuple[Gradient, ...] = (

@@ -203,7 +203,7 @@ class Audit:
 
     def __repr__(self) -> str:
         """A table of the figures and the verdict."""
-        from homeostat.probes.table import audit_text
+        from homeostat.probes.audits.table import audit_text
 
         return audit_text(self)
 

@@ -38,17 +38,18 @@ def save_audits(audits: Sequence[Audit], folder: str | os.PathLike[str], *, titl
 
 def to_json(audits: Sequence[Audit]) -> str:
     """Strict JSON: `{"format": 1, "audits": [...]}`, fields as in `probes/results.py`; what is not finite is null."""
-    record = {"format": FORMAT, "audits": [_plain(dataclasses.asdict(audit)) for audit in audits]}
+    record = {"format": FORMAT, "audits": [plain(dataclasses.asdict(audit)) for audit in audits]}
     return json.dumps(record, allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What strict JSON can hold: null for what is not finite, lists for tuples, text for keys."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

@@ -18,7 +18,7 @@ from homeostat.engine.norms import out_of_bounds, residuals
 from homeostat.engine.problem import Problem
 from homeostat.models.contract import IteratedModel
 from homeostat.probes.judge import Judge
-from homeostat.probes.limits import LimitTest
+from homeostat.probes.limits.limit_test import LimitTest
 from homeostat.probes.results import LimitClass
 
 OnStep = Callable[[int], None]

@@ -1,17 +1,14 @@
 """Audit a checkpoint on its own task: test instances by size, budgets up to what the largest size needs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from homeostat.inference.predict import most_steps
 from homeostat.models import Checkpoint
 from homeostat.probes import Audit, AuditEvent, audit
+from homeostat.studies.instances import instances_of
 from homeostat.tasks import Task
-
-_BATCH_POSITIONS = 2**16
-"""Positions of a batch, so that large instances come in small batches and memory stays bounded."""
 
 
 def default_budgets(longest: int) -> list[int]:
@@ -57,38 +54,25 @@ def audit_checkpoint(
         4
     """
     sizes = sorted(counts)
-    names = {size: f"{size} {task.size_name}" for size in sizes}
-    shapes = {size: task.sample(size, 1, split="test", seed=seed).targets.shape[1:] for size in sizes}
-    sides = {size: max(shape, default=1) for size, shape in shapes.items()}
-    positions = {size: shape.numel() for size, shape in shapes.items()}
+    groups = {found.name: found for found in instances_of(task, counts, seed=seed)}
     if steps is None:
-        steps = default_budgets(most_steps(checkpoint.config, max(sides.values())))
-    total = sum(counts[size] * positions[size] for size in sizes)
-    finished = np.cumsum([0, *(counts[size] * positions[size] for size in sizes)])
+        steps = default_budgets(most_steps(checkpoint.config, max(found.side for found in groups.values())))
+    work = [found.count * found.positions for found in groups.values()]
+    finished = dict(zip(groups, np.cumsum([0, *work]).tolist(), strict=False))
 
     def tell(event: AuditEvent) -> None:
-        size = sizes[[names[s] for s in sizes].index(event.difficulty)]
-        done = finished[sizes.index(size)] + (event.first + event.rows * event.progress) * positions[size]
+        examples = event.first + event.rows * event.progress
         if on_progress is not None:
-            on_progress(float(done / total))
-
-    def batches(size: int) -> Iterator[tuple]:
-        batch = task.sample(size, counts[size], split="test", seed=seed)
-        rows = max(2, _BATCH_POSITIONS // positions[size])
-        # Even parts, so that no example is left alone in the last one: swapped starts need another example.
-        parts = -(-counts[size] // rows)
-        ends = np.linspace(0, counts[size], parts + 1).round().astype(int).tolist()
-        for first, end in pairwise(ends):
-            yield tuple(batch[first:end])
+            on_progress((finished[event.difficulty] + examples * groups[event.difficulty].positions) / sum(work))
 
     return audit(
         checkpoint.model,
-        {names[size]: batches(size) for size in sizes},
+        groups,
         steps=steps,
         judge=task,
         settle_rtol=settle_rtol,
         seed=seed,
-        spans={names[size]: span for size in sizes if (span := task.span(size)) is not None},
+        spans={name: span for size, name in zip(sizes, groups, strict=True) if (span := task.span(size)) is not None},
         name=name or checkpoint.config.name,
         description=_description(checkpoint),
         alignment=alignment,

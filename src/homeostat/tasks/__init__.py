@@ -5,11 +5,16 @@ from typing import Any
 
 from homeostat.errors import InputError
 from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, Task, stack
+from homeostat.tasks.blurry_digits import BlurryDigits
+from homeostat.tasks.edge_copy import EdgeCopy
+from homeostat.tasks.matrix_inversion import MatrixInversion
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
 from homeostat.tasks.sudoku import Sudoku
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (PrefixSums, Mazes, Sudoku)}
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (PrefixSums, Mazes, Sudoku, MatrixInversion, EdgeCopy, BlurryDigits)
+}
 """Every task by name."""
 
 
@@ -44,8 +49,11 @@ __all__ = [
     "IGNORE",
     "TASKS",
     "Batch",
+    "BlurryDigits",
+    "EdgeCopy",
     "LabelTask",
     "Legend",
+    "MatrixInversion",
     "Mazes",
     "PrefixSums",
     "Puzzle",

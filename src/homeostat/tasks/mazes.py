@@ -29,6 +29,7 @@ _PAIRS = 32
 """Proposals of start and goal for each maze; the first that falls into the split is taken, so few mazes are wasted."""
 
 _MOST_ROOMS = 999
+_MOST_GOALS = 1024
 _CHUNK_PIXELS = 2**19
 
 
@@ -44,6 +45,8 @@ class Mazes(PuzzleTask):
         paths: `"unique"` keeps only instances with one shortest path (this favours near goals when there are many
             loops); `"any"` keeps all, labels the path that `maze_paths.trace` finds, and accepts every shortest path.
         dead_end_start: starts lie in dead ends only: the artefact of the widely used generator, to measure its effect.
+        longest_of: the goal is the farthest of so many, so that paths are longer than between any two rooms. For
+            training: in a small maze only the longest paths are like those of a large one.
 
     Raises:
         InputError: an option outside its range.
@@ -63,6 +66,7 @@ class Mazes(PuzzleTask):
     percolation: float = 0.0
     paths: Paths = "unique"
     dead_end_start: bool = False
+    longest_of: int = 1
 
     name: ClassVar[str] = "mazes"
     summary: ClassVar[str] = "the shortest path from start to goal"
@@ -84,6 +88,9 @@ class Mazes(PuzzleTask):
             raise InputError(f"unknown paths {self.paths!r}: it is one of {', '.join(get_args(Paths))}")
         if not isinstance(self.dead_end_start, bool):
             raise InputError(f"dead_end_start {self.dead_end_start!r} is neither True nor False")
+        whole = isinstance(self.longest_of, int) and not isinstance(self.longest_of, bool)
+        if not whole or not 1 <= self.longest_of <= _MOST_GOALS:
+            raise InputError(f"longest_of {self.longest_of!r} is not a whole number from 1 to {_MOST_GOALS}")
 
     def sample(self, size: int, count: int, *, split: Split, seed: int) -> Batch:
         """`count` mazes of `size` x `size` rooms; start and goal are two different rooms.
@@ -130,7 +137,13 @@ class Mazes(PuzzleTask):
         kept = np.flatnonzero(wanted.any(1))
         pair = wanted[kept].argmax(1)
         free, start, goal = free[kept], start[kept, pair], goal[kept, pair]
-        path, unique = trace(distances(free, start), goal)
+        away = distances(free, start)
+        if self.longest_of > 1:
+            anywhere = np.ones((len(kept), rooms), dtype=np.bool_)
+            _, others = draw_ends(keys[kept], anywhere, self.longest_of - 1, first=rooms + 1 + walls + 2 * _PAIRS)
+            goals = np.concatenate([goal[:, None], room_pixels(others, size)], axis=1)
+            goal = _farthest(goals, free, start, away, split)
+        path, unique = trace(away, goal)
         if self.paths == "unique":
             free, start, goal, path = free[unique], start[unique], goal[unique], path[unique]
         return free, start, goal, path
@@ -216,3 +229,14 @@ class Mazes(PuzzleTask):
         if self.paths == "unique":
             return super().symbols(outputs, targets)
         return torch.where(self.correct(outputs, targets), 1.0, super().symbols(outputs, targets))
+
+
+def _farthest(
+    goals: NDArray[np.int64], free: NDArray[np.bool_], start: NDArray[np.int64], away: NDArray[np.int32], split: Split
+) -> NDArray[np.int64]:
+    """Of the goals `(batch, k)`, flat pixels, the farthest that keeps its instance in the split; the first one does."""
+    starts = np.broadcast_to(start[:, None], goals.shape)
+    possible = in_split(instance_hash(free.reshape(len(free), -1), starts, goals), split) & (goals != starts)
+    lengths = np.take_along_axis(away.reshape(len(away), -1), goals, axis=1)
+    best = np.where(possible, lengths, -1).argmax(1)
+    return np.take_along_axis(goals, best[:, None], axis=1)[:, 0]

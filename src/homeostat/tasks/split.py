@@ -68,6 +68,18 @@ def in_split(hashes: Words, split: Split) -> NDArray[np.bool_]:
     return test if split == "test" else ~test
 
 
+def check_request(split: Split, count: int) -> None:
+    """Refuse what no task can give.
+
+    Raises:
+        InputError: an unknown split, or a count below 1.
+    """
+    if split not in get_args(Split):
+        raise InputError(f"unknown split {split!r}: it is one of {', '.join(get_args(Split))}")
+    if count < 1:
+        raise InputError(f"count {count} is too small: at least 1")
+
+
 def collect(
     draw: Callable[[Words], tuple[np.ndarray, ...]],
     count: int,
@@ -98,10 +110,7 @@ def collect(
         >>> bool((more[:2] == few).all())
         True
     """
-    if split not in get_args(Split):
-        raise InputError(f"unknown split {split!r}: it is one of {', '.join(get_args(Split))}")
-    if count < 1:
-        raise InputError(f"count {count} is too small: at least 1")
+    check_request(split, count)
     kept: list[tuple[np.ndarray, ...]] = []
     have = tried = barren = 0
     while have < count:

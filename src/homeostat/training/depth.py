@@ -113,7 +113,7 @@ class LogNormalPoissonDepth(_Depth):
 
     Example:
         >>> LogNormalPoissonDepth(mean=12, graphed=8).horizon(32)
-        47
+        54
     """
 
     kind: Literal["lognormal-poisson"] = "lognormal-poisson"

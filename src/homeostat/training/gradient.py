@@ -5,9 +5,9 @@ solver iterates until each example has converged, for as many steps as the depth
 taken where it ends.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from homeostat.engine import (
     GMRES,
@@ -123,10 +123,27 @@ class ShineGradient(_FixedPoint):
         return Shine(fallback_ratio=self.fallback_ratio)
 
 
-FixedPointGradient = Annotated[
-    ImplicitGradient | PhantomGradient | OneStepGradient | NeumannGradient | ShineGradient, Field(discriminator="kind")
+def _tag(given: Any) -> str | None:
+    """Which form a gradient has: a name alone, or options by kind."""
+    if isinstance(given, str):
+        return "name"
+    return given.get("kind") if isinstance(given, dict) else getattr(given, "kind", None)
+
+
+GradientChoice = Annotated[
+    Annotated[Literal["unrolled", "implicit"], Tag("name")]
+    | Annotated[ImplicitGradient, Tag("implicit")]
+    | Annotated[PhantomGradient, Tag("phantom")]
+    | Annotated[OneStepGradient, Tag("one-step")]
+    | Annotated[NeumannGradient, Tag("neumann")]
+    | Annotated[ShineGradient, Tag("shine")],
+    Discriminator(
+        _tag,
+        custom_error_type="gradient",
+        custom_error_message="a gradient is 'unrolled', 'implicit', or an object with a kind: implicit, phantom, "
+        "one-step, neumann or shine",
+    ),
 ]
-GradientChoice = Literal["unrolled", "implicit"] | FixedPointGradient
 """`"implicit"` is `ImplicitGradient()`."""
 
 

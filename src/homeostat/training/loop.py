@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from homeostat.errors import HomeostatError, OutputError
+from homeostat.errors import HomeostatError, InputError, OutputError
 from homeostat.files import write_text
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, build, load, save
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig
-from homeostat.tasks import Task, get_task
+from homeostat.tasks import PuzzleTask, Task, get_task
 from homeostat.training.ema import Average
 from homeostat.training.pool import Pools
 from homeostat.training.progress import FILE, load_progress, save_progress
@@ -114,7 +114,7 @@ def _train(
     checkpoint_every: int,
     on_step: Callable[[TrainingEvent], None] | None,
 ) -> Checkpoint:
-    task = get_task(recipe.task.name, **recipe.task.options)
+    task = get_task(recipe.task.name, **{**recipe.task.options, **recipe.train_options})
     record = {"recipe": recipe.as_record(), "seed": seed}
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     config = _config(recipe, task, record)
@@ -263,11 +263,17 @@ class _Run:
         return found
 
 
+def _default_model(recipe: Recipe, task: Task) -> RecallConfig:
+    if isinstance(task, PuzzleTask):  # an answer at each position, as the recall network gives it
+        return RecallConfig.of(task)
+    raise InputError(f"recipe {recipe.name} names no model, and {task.name} has no default one; give it a model")
+
+
 def _config(recipe: Recipe, task: Task, record: dict[str, Any]) -> CheckpointConfig:
     return CheckpointConfig(
         name=recipe.name,
         description=recipe.description,
-        model=recipe.model or RecallConfig.of(task),  # type: ignore[arg-type]
+        model=recipe.model or _default_model(recipe, task),
         task=recipe.task,
         trained_steps=recipe.horizon,
         predict_steps=recipe.predict_steps,

@@ -51,5 +51,5 @@ class PathNoise:
     def _noise(self, leaf: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         noise = torch.empty(leaf.shape, device=leaf.device)
         for row, generator in enumerate(generators):
-            torch.randn(leaf.shape[1:], generator=generator, out=noise[row])
+            noise[row].normal_(generator=generator)
         return (self._scale * noise).to(leaf.dtype)

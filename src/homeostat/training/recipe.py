@@ -41,6 +41,7 @@ class Recipe(Data):
     Example:
         >>> from homeostat.models import RecallConfig
         >>> from homeostat.tasks import PrefixSums
+        >>> from homeostat.training import FixedDepth
         >>> bits, model = TaskReference(name="prefix-sums"), RecallConfig.of(PrefixSums())
         >>> Recipe(task=bits, model=model, depth=FixedDepth(steps=4), steps=10, sizes=(8, 16))
         Recipe(prefix-sums: zeros start, fixed depth, unrolled, 10 steps of 128)
@@ -49,6 +50,8 @@ class Recipe(Data):
     name: str = "custom"
     description: str = ""
     task: TaskReference
+    train_options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the task in training alone, such as `{"longest_of": 5}` for mazes with longer paths."""
     model: ModelConfig | None = None
     """None is the recall network in the sizes of the task."""
     start: Start = Zeros()
@@ -101,7 +104,7 @@ class Recipe(Data):
             ValidationError: a field that does not exist, a value or a combination that is impossible.
 
         Example:
-            >>> from homeostat.training import get_recipe
+            >>> from homeostat.training import FixedDepth, get_recipe
             >>> get_recipe("fixed").changed(steps=5, depth=FixedDepth(steps=3))
             Recipe(prefix-sums: zeros start, fixed depth, unrolled, 5 steps of 128)
         """

@@ -2,54 +2,17 @@
 // Draws every plot of the page from the embedded data, and redraws when a switch, the legend or the theme changes.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const touch = window.matchMedia("(pointer: coarse)");
+  const { dark, plain, css, faint, broken, layout, powerOfTen, ticks, PERCENT } = Theme;
   const state = { measure: "exact", axis: "steps", fact: "first", hidden: new Set() };
   const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "star"];
   const STARTS = { zeros: "circle", noise: "square", swapped: "diamond" };
 
-  // Plotly reads a little markup in its texts; a name must stay a name.
-  const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const colour = (index) => data.difficulties[index][dark.matches ? "dark" : "light"];
-  const faint = (hex, alpha) =>
-    `rgba(${[1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)).join(",")},${alpha})`;
   // Bands of many curves lie on each other at 0 % and 100 %, and must not add up to a wall.
   const bandAlpha = () => Math.min(0.18, (dark.matches ? 0.75 : 0.55) / data.difficulties.length);
   const shown = (curve) => !state.hidden.has(curve.difficulty);
-  const broken = (text) => plain(text).replaceAll("\n", "<br>");
   const title = (curve) => `<b>${plain(data.difficulties[curve.difficulty].name)}</b><br>`;
   const scale = (model) => (state.axis === "cost" && model.unitCost !== null ? model.unitCost : 1);
-
-  // Plotly measures text itself, so the font is named in full here.
-  function layout(extra) {
-    const axis = {
-      gridcolor: css("--grid"), linecolor: css("--line"), zeroline: false, automargin: true, ticks: "",
-      title: { standoff: 8, font: { size: 13, color: css("--quiet") } }, tickfont: { size: 12.5, color: css("--quiet") },
-    };
-    return {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
-      margin: { l: 46, r: 14, t: 24, b: 40 }, dragmode: touch.matches ? false : "zoom",
-      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: css("--text") },
-      hoverlabel: { bgcolor: css("--panel"), bordercolor: css("--line"), font: { color: css("--text"), size: 13, family: getComputedStyle(document.body).fontFamily }, align: "left" },
-      ...extra,
-      xaxis: { ...axis, ...extra.xaxis, title: { ...axis.title, ...extra.xaxis.title } },
-      yaxis: { ...axis, ...extra.yaxis, title: { ...axis.title, ...extra.yaxis.title } },
-    };
-  }
-
-  function powerOfTen(power) {
-    const raised = [...String(power)].map((sign) => (sign === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(sign)])).join("");
-    return power === 0 ? "1" : power === 1 ? "10" : `10${raised}`;
-  }
-
-  function ticks(low, high) {
-    const values = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1)
-      for (const digit of high / low > 50 ? [1, 3] : [1, 2, 5])
-        if (digit * 10 ** power >= low && digit * 10 ** power <= high) values.push(digit * 10 ** power);
-    return values;
-  }
 
   // One range for all models, so that panels can be compared by eye. `low` and `high` are steps.
   function stepsAxis(low = data.steps[0], high = data.steps[1]) {
@@ -64,8 +27,6 @@
       title: { text: state.axis === "cost" ? "cost (steps × cost of a step)" : "steps" },
     };
   }
-
-  const PERCENT = { range: [-0.075, 1.04], tickvals: [0, 0.25, 0.5, 0.75, 1], ticktext: ["0 %", "25 %", "50 %", "75 %", "100 %"] };
 
   function horizon(model) {
     if (model.trained === null) return {};

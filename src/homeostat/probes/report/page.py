@@ -1,15 +1,13 @@
 """From audits to one HTML page: the template is filled, and every part that it needs is put inside."""
 
 from collections.abc import Sequence
-from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from homeostat.errors import InputError
 from homeostat.probes.report import facts, words
 from homeostat.probes.report.payload import FACTS, difficulty_names, payload, to_json
+from homeostat.probes.report.shell import fill, part
 from homeostat.probes.results import LIMIT_CLASSES, Audit
 
 
@@ -41,59 +39,39 @@ def render_report(audits: Sequence[Audit], *, title: str) -> str:
         raise InputError("a report needs at least one audit; the list is empty")
     data = payload(audits)
     names = difficulty_names(audits)
-    return (
-        _environment()
-        .from_string(_part("page.html.j2"))
-        .render(
-            title=title,
-            audits=audits,
-            data=data,
-            names=names,
-            colours={entry["name"]: entry for entry in data["difficulties"]},
-            heads=[
-                (
-                    facts.common_steps([facts.horizon_budget(audit, difficulty) for difficulty in audit.difficulties]),
-                    facts.common_steps([facts.last_budget(difficulty) for difficulty in audit.difficulties]),
-                )
-                for audit in audits
-            ],
-            limit_classes=LIMIT_CLASSES,
-            fact_names=[(key, name) for key, name, _ in FACTS],
-            style=Markup(_part("page.css")),
-            plotly=Markup(get_plotlyjs()),
-            charts=Markup(_part("charts.js")),
-            gallery=Markup(_part("gallery.js")),
-            json=Markup(to_json(data)),
-        )
+    return fill(
+        part("page.html.j2"),
+        title=title,
+        helpers=_HELPERS,
+        audits=audits,
+        data=data,
+        names=names,
+        colours={entry["name"]: entry for entry in data["difficulties"]},
+        heads=[
+            (
+                facts.common_steps([facts.horizon_budget(audit, difficulty) for difficulty in audit.difficulties]),
+                facts.common_steps([facts.last_budget(difficulty) for difficulty in audit.difficulties]),
+            )
+            for audit in audits
+        ],
+        limit_classes=LIMIT_CLASSES,
+        fact_names=[(key, name) for key, name, _ in FACTS],
+        charts=Markup(part("charts.js")),
+        gallery=Markup(part("gallery.js")),
+        json=Markup(to_json(data)),
     )
 
 
-def _environment() -> Environment:
-    # Everything from an audit is escaped by default; only our own parts are Markup.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        percent=words.percent,
-        interval=words.interval,
-        counted=words.counted,
-        cosine=words.cosine,
-        number=words.number,
-        whole=words.whole,
-    )
-    environment.globals.update(
-        bounds=words.bounds,
-        steps_and_cost=words.steps_and_cost,
-        share=facts.share,
-        spread={key: (lambda difficulty, of=of: facts.spread(difficulty, of)) for key, _, of in FACTS},
-        horizon_budget=facts.horizon_budget,
-        last_budget=facts.last_budget,
-        limit_shares=facts.limit_shares,
-        periods=facts.periods,
-        failed_examples=facts.failed_examples,
-        lost=facts.lost,
-        not_measured=facts.not_measured,
-    )
-    return environment
-
-
-def _part(name: str) -> str:
-    return files("homeostat.probes.report").joinpath(name).read_text(encoding="utf-8")
+_HELPERS = {
+    "bounds": words.bounds,
+    "steps_and_cost": words.steps_and_cost,
+    "share": facts.share,
+    "spread": {key: (lambda difficulty, of=of: facts.spread(difficulty, of)) for key, _, of in FACTS},
+    "horizon_budget": facts.horizon_budget,
+    "last_budget": facts.last_budget,
+    "limit_shares": facts.limit_shares,
+    "periods": facts.periods,
+    "failed_examples": facts.failed_examples,
+    "lost": facts.lost,
+    "not_measured": facts.not_measured,
+}

@@ -2,14 +2,39 @@
 
 from homeostat.errors import InputError
 from homeostat.training.recipe import Recipe
+from homeostat.training.recipes.blurry_digits import BLURRY_DIGITS, BLURRY_DIGITS_FIXED
+from homeostat.training.recipes.edge_copy import EDGE_COPY, EDGE_COPY_FIXED
+from homeostat.training.recipes.matrix_inversion import MATRIX_INVERSION, MATRIX_INVERSION_FIXED
 from homeostat.training.recipes.mazes import MAZES
-from homeostat.training.recipes.prefix_sums import FIXED, PATH_INDEPENDENT
+from homeostat.training.recipes.prefix_sums import PREFIX_SUMS
 from homeostat.training.recipes.sudoku import SUDOKU_4, SUDOKU_6, SUDOKU_9
 
-RECIPES = {recipe.name: recipe for recipe in (PATH_INDEPENDENT, FIXED, MAZES, SUDOKU_4, SUDOKU_6, SUDOKU_9)}
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        *PREFIX_SUMS,
+        MAZES,
+        SUDOKU_4,
+        SUDOKU_6,
+        SUDOKU_9,
+        EDGE_COPY,
+        EDGE_COPY_FIXED,
+        MATRIX_INVERSION,
+        MATRIX_INVERSION_FIXED,
+        BLURRY_DIGITS,
+        BLURRY_DIGITS_FIXED,
+    )
+}
 """Every recipe by name."""
 
-REFERENCE = {"prefix-sums": "path-independent", "mazes": "mazes", "sudoku": "sudoku-6"}
+REFERENCE = {
+    "prefix-sums": "path-independent",
+    "mazes": "mazes",
+    "sudoku": "sudoku-6",
+    "edge-copy": "edge-copy",
+    "matrix-inversion": "matrix-inversion",
+    "blurry-digits": "blurry-digits",
+}
 """The recipe that a task is trained with when none is named."""
 
 

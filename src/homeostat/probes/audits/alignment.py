@@ -11,16 +11,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from homeostat.engine.iterate import Release, iterate
 from homeostat.engine.nest import flatten
-from homeostat.engine.norms import out_of_bounds, residuals, row_rms
+from homeostat.engine.norms import row_rms
 from homeostat.engine.problem import Problem
 from homeostat.models.contract import IteratedModel
 from homeostat.models.starts import Noise, Own, Zeros
+from homeostat.probes.cycles import cosines
+from homeostat.probes.ends import run_to_end
 from homeostat.probes.judge import Judge
-from homeostat.probes.sweep import BatchSweep, OnStep, RestTest
+from homeostat.probes.sweep import BatchSweep, OnStep
+
+_RTOL = 1e-3
+"""Of the limit classes of second runs, which nobody asks for here."""
 
 StartName = Literal["zeros", "noise", "swapped"]
 
@@ -37,37 +40,6 @@ class BatchAlignment:
     correct: np.ndarray | None
     failed: np.ndarray
     evaluations: int
-
-
-class _Quiet:
-    """A monitor that only lets go of rows that rest or fail."""
-
-    def __init__(self, problem: Problem, stochastic: bool, on_step: OnStep | None) -> None:
-        self._on_step = on_step
-        self._measured = problem.layout.measured()
-        self._rest = RestTest(problem.state, self._measured, stochastic)
-        self.failed = torch.zeros(problem.rows, dtype=torch.bool, device=problem.state[0].device)
-
-    def observe(
-        self, step: int, rows: Tensor, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any]
-    ) -> Release | None:
-        """See `Monitor.observe`."""
-        if self._on_step is not None:
-            self._on_step(step)
-        new = [after[i] for i in self._measured]
-        _, sizes, relative = residuals([before[i] for i in self._measured], new)
-        failed = out_of_bounds(new, sizes)
-        release, resting = failed, self._rest.observe(step, relative)
-        if resting is not None:
-            release = release | resting
-        if not bool(release.any()):
-            return None
-        self.failed[rows[failed]] = True
-        return Release(release, failed)
-
-    def keep(self, index: Tensor) -> None:
-        """See `Monitor.keep`."""
-        self._rest.keep(index)
 
 
 def other_starts(
@@ -94,7 +66,10 @@ def other_starts(
         notes.append("swapped start not measured: a batch of one example has no other example's limit")
     else:
         final, _ = flatten(swept.state, "state")
-        starts["swapped"] = layout.build([leaf.roll(1, 0) for leaf in final], marks=True)
+        leaves = list(own)
+        for i in layout.measured():  # what is carried along begins as in the model's own start
+            leaves[i] = final[i].roll(1, 0)
+        starts["swapped"] = layout.build(leaves, marks=True)
     return starts, notes
 
 
@@ -112,15 +87,14 @@ def align(
     """Run one batch again from `state` for `steps` steps, and compare where it ends with the first run."""
     with torch.no_grad():
         problem = Problem.of(model.step, state, context)
-        quiet = _Quiet(problem, model.stochastic, on_step)
-        leaves, evaluations = iterate(problem, max_steps=steps, monitor=quiet)
-        outputs = model.decode(problem.layout.build(leaves), context)
+        end = run_to_end(problem, steps, rtol=_RTOL, stochastic=model.stochastic, on_step=on_step)
+        outputs = model.decode(problem.layout.build(end.leaves), context)
     first, layout = flatten(swept.state, "state")
-    ours = [leaves[i] for i in layout.measured()]
+    ours = [end.leaves[i] for i in layout.measured()]
     theirs = [first[i] for i in layout.measured()]
-    failed = quiet.failed.cpu().numpy() | (swept.failed_at > 0)
-    cosine = _cosine(ours, theirs).cpu().numpy()
-    null = _cosine(theirs, [leaf.roll(1, 0) for leaf in theirs]).cpu().numpy()
+    failed = end.failed.cpu().numpy() | (swept.failed_at > 0)
+    cosine = cosines(ours, theirs).cpu().numpy()
+    null = cosines(theirs, [leaf.roll(1, 0) for leaf in theirs]).cpu().numpy()
     cosine, null = np.where(failed, 0, cosine), np.where(swept.failed_at > 0, 0, null)
     if len(null) == 1:  # there is no different example to compare with
         null = np.full(1, np.nan)
@@ -141,12 +115,5 @@ def align(
         agreement=agreement,
         correct=None if correct is None else correct.cpu().numpy() & ~failed,
         failed=failed,
-        evaluations=evaluations,
+        evaluations=end.evaluations,
     )
-
-
-def _cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """`(rows,)` cosine over all leaves; 0 where a state is zero. In float64, since near 1 the digits count."""
-    flat_a = torch.cat([leaf.flatten(1).double() for leaf in a], dim=1)
-    flat_b = torch.cat([leaf.flatten(1).double() for leaf in b], dim=1)
-    return torch.nn.functional.cosine_similarity(flat_a, flat_b, dim=1, eps=1e-300)

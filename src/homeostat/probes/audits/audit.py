@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,21 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from homeostat.errors import ContractError, InputError
+from homeostat.errors import InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import Own
-from homeostat.probes.alignment import BatchAlignment, align, other_starts
-from homeostat.probes.clips import Candidate, choose, film
+from homeostat.probes.audits.alignment import BatchAlignment, align, other_starts
+from homeostat.probes.audits.clips import Candidate, choose, film
+from homeostat.probes.audits.summary import Collected, examples_of, summarise
+from homeostat.probes.audits.verdict import decide
+from homeostat.probes.examples import MOST_STEPS, ExampleBatch, Examples, batches_of, evaluating, groups_of
 from homeostat.probes.judge import Judge
 from homeostat.probes.results import Audit, Settings
-from homeostat.probes.summary import Collected, examples_of, summarise
 from homeostat.probes.sweep import OnStep, sweep_batch
-from homeostat.probes.verdict import decide
-
-Examples = Iterable[tuple[Any, Any]]
-
-_MOST_STEPS = 10_000_000
-"""A larger budget is a slip of the keyboard."""
 
 _TICK = 10
 """Steps between two signs of progress."""
@@ -106,43 +102,30 @@ def audit(
     judge = judge if isinstance(judge, Judge) else Judge.of(model if judge is None else judge)
     parameters = sum(p.numel() for p in model.parameters()) if isinstance(model, nn.Module) else None
     iterated = as_model(model, where="the model")
-    if device is None:
-        first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-        device = torch.device("cpu") if first is None else first.device
     horizon = iterated.trained_steps
     budgets = _budgets(steps, horizon)
-    options = _Options(judge, budgets, settle_rtol, noise_scale, seed, torch.device(device), alignment, on_event)
     groups = groups_of(examples)
     difficulties, at_horizon, candidates = [], [], []
     dtype = "none"
-    modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
-    if isinstance(model, nn.Module):
-        model.eval()
-    try:
+    with evaluating(model, device) as place:
+        options = _Options(judge, budgets, settle_rtol, noise_scale, seed, alignment, on_event)
         for key, batches in groups.items():
             collected = Collected(key)
-            for inputs, targets in pairs_of(key, batches):
-                dtype = _one_batch(iterated, inputs, targets, options, collected) or dtype
-            if not collected.examples:
-                raise InputError(f"difficulty {key!r} has no examples; give at least one batch with one row")
+            for batch in batches_of(key, batches, place):
+                dtype = _one_batch(iterated, batch, options, collected)
             span = None if spans is None else spans.get(key)
             light_cone = None if span is None else iterated.light_cone(span)
             difficulties.append(summarise(collected, budgets, settle_rtol, seed, light_cone))
             at_horizon.append(collected.at(budgets, horizon))
             candidates += collected.candidates
-        if not difficulties:
-            raise InputError("there are no examples to audit")
         clips = [film(iterated, judge, candidate, budgets[-1]) for candidate in choose(candidates)]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     settings = Settings(
         budgets=tuple(budgets),
         settle_rtol=settle_rtol,
         seed=seed,
         noise_scale=noise_scale,
         dtype=dtype,
-        device=str(device),
+        device=str(place),
         versions={"torch": torch.__version__.split("+")[0], "python": platform.python_version()},
         seconds=time.perf_counter() - began,
     )
@@ -159,39 +142,12 @@ def audit(
     )
 
 
-def groups_of(examples: Any) -> dict[str, Examples]:
-    """The examples by the name of their difficulty."""
-    if isinstance(examples, Mapping):
-        return {str(name): batches for name, batches in examples.items()}
-    return {"all examples": examples}
-
-
-def pairs_of(name: str, batches: Any) -> Iterator[tuple[Any, Any]]:
-    """The batches of a difficulty, with what is none named."""
-    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
-        raise ContractError(
-            f"examples of {name!r} must be batches (inputs, targets), such as a list of them, not {_kind(batches)}"
-        )
-    for number, batch in enumerate(batches, start=1):
-        try:
-            inputs, targets = batch
-        except (TypeError, ValueError):
-            raise ContractError(f"batch {number} of {name!r} must be (inputs, targets), not {_kind(batch)}") from None
-        yield inputs, targets
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return f"{len(value)} values" if isinstance(value, tuple | list) else f"a {type(value).__name__}"
-
-
 def _budgets(steps: Sequence[int], horizon: int | None) -> list[int]:
     if any(isinstance(step, bool) or not isinstance(step, int | np.integer) for step in steps):
         raise InputError(f"steps must be whole numbers, such as [1, 4, 16, 64], not {list(steps)}")
     budgets = sorted({int(step) for step in steps})
-    if not budgets or budgets[0] < 1 or budgets[-1] > _MOST_STEPS:
-        raise InputError(f"steps must be budgets from 1 to {_MOST_STEPS:,}, such as [1, 4, 16, 64], not {list(steps)}")
+    if not budgets or budgets[0] < 1 or budgets[-1] > MOST_STEPS:
+        raise InputError(f"steps must be budgets from 1 to {MOST_STEPS:,}, such as [1, 4, 16, 64], not {list(steps)}")
     if horizon is not None and horizon < budgets[-1]:
         budgets = sorted({*budgets, horizon})
     return budgets
@@ -204,26 +160,14 @@ class _Options:
     rtol: float
     noise_scale: float
     seed: int
-    device: torch.device
     alignment: bool
     on_event: Callable[[AuditEvent], None] | None
 
 
-def _one_batch(model: IteratedModel, inputs: Any, targets: Any, options: _Options, into: Collected) -> str | None:
+def _one_batch(model: IteratedModel, batch: ExampleBatch, options: _Options, into: Collected) -> str:
     """Audit one batch; returns the dtype of its state."""
-
-    def move(tree: Any) -> Any:
-        return pytree.tree_map(lambda x: x.to(options.device) if isinstance(x, Tensor) else x, tree)
-
-    inputs, targets = move(inputs), move(targets)
-    first = len(into.examples)
-    leaves = pytree.tree_leaves(inputs)
-    rows = next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
-    if rows == 0:
-        return None
-    if rows is None:
-        raise ContractError("inputs must be a tensor or a nest of tensors, batch first")
-    indices = range(first, first + rows)
+    inputs, targets, indices = batch.inputs, batch.targets, batch.indices
+    first, rows = indices.start, batch.rows
     runs = 3 if options.alignment else 1
 
     def ticker(run: int) -> OnStep | None:

@@ -2,7 +2,7 @@
 
 Decided over the last steps of a run, from one kept state and a few numbers a row. With d the residual of a step:
 
-* divergence: not finite, or out of bounds.
+* divergence: not finite, or out of bounds; or over the window it grew more than tenfold, and still grows.
 * drift: the path of the window is longer than rounding makes it and straight (its ends are at least 0.9 of its length
   apart), and at the rate at which its steps shrink it would still move by more than a tenth of its own size.
 * fixed point: d <= rtol at the last step.
@@ -22,6 +22,7 @@ from homeostat.probes.results import LimitClass
 _STRAIGHT = 0.9
 _STILL_TO_GO = 0.1
 _REPEAT = 0.1
+_OUTGROWN = 10
 
 
 class LimitTest:
@@ -39,6 +40,8 @@ class LimitTest:
         # All relative to the size of the state, over its leaf that moves most.
         self._first, self._last, self._length, self._apart = empty(0), empty(0), empty(0), empty(0)
         self._repeat = empty(float("inf"))
+        # Size of its largest leaf when the window opened and now, and by what factor the last step changed that.
+        self._opened, self._size, self._growth = empty(0), empty(0), empty(1)
         self._period = torch.zeros(rows, dtype=torch.int64, device=device)
 
     def observe(
@@ -53,20 +56,23 @@ class LimitTest:
         """Take in one step; everything before the window is ignored."""
         if self._window < 2 or step < self._opens:
             return
+        size = torch.stack([s.double() for s in sizes]).amax(0)
         if step == self._opens:
+            self._opened[rows], self._size[rows] = size, size
             self._kept = [leaf.clone() for leaf in after]
             self._rounding = self._window * max(torch.finfo(leaf.dtype).eps for leaf in after)
             return
         lag = step - self._opens
         relative = relative.double()
+        self._growth[rows], self._size[rows] = size / self._size[rows], size
         if lag == 1:
             self._first[rows] = relative
         self._last[rows] = relative
         self._length[rows] += relative
         apart = None
-        for new, old, size in zip(after, self._kept, sizes, strict=True):
+        for new, old, now in zip(after, self._kept, sizes, strict=True):
             change = row_rms(new - old)
-            ratio = torch.where(change == 0, torch.zeros_like(change), change / size).double()
+            ratio = torch.where(change == 0, torch.zeros_like(change), change / now).double()
             apart = ratio if apart is None else torch.maximum(apart, ratio)
         assert apart is not None, "a state has at least one measured leaf"
         self._apart[rows] = apart
@@ -74,6 +80,13 @@ class LimitTest:
             better = apart < 0.5 * self._repeat[rows]
             self._repeat[rows] = torch.where(better, apart, self._repeat[rows])
             self._period[rows] = torch.where(better, lag, self._period[rows])
+
+    @property
+    def repeat(self) -> Tensor:
+        """`(rows,)` float64: how far, relative to its size, each row is from where it was `period` steps before, for
+        the period from 2 to 16 that suits it best; infinite for rows that left before the window.
+        """
+        return self._repeat
 
     def keep(self, index: Tensor) -> None:
         """Drop the rows that left."""
@@ -85,8 +98,10 @@ class LimitTest:
         to_go = self._last * shrink / (1 - shrink)
         drifts = (self._apart >= _STRAIGHT * self._length) & (to_go > _STILL_TO_GO) & (self._length > self._rounding)
         cycles = (self._repeat <= rtol) & (self._repeat <= _REPEAT * residual)
+        outgrown = self._size / self._opened  # 0/0 is NaN, and grows no more than nothing
+        outgrows = (outgrown > _OUTGROWN) & (self._growth > outgrown ** (0.5 / max(1, self._window)))
         found: list[tuple[LimitClass, int | None]] = []
-        columns = (failed, drifts, residual <= rtol, cycles, self._period)
+        columns = (failed | outgrows, drifts, residual <= rtol, cycles, self._period)
         for bad, drift, fixed, cycle, period in zip(*(x.tolist() for x in columns), strict=True):
             if bad:
                 found.append(("divergence", None))

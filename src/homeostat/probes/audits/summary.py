@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from homeostat.probes import estimates
-from homeostat.probes.alignment import BatchAlignment
-from homeostat.probes.clips import Candidate
+from homeostat.probes.audits.alignment import BatchAlignment
+from homeostat.probes.audits.clips import Candidate
 from homeostat.probes.results import LIMIT_CLASSES, Alignment, Budget, Difficulty, Example
 from homeostat.probes.sweep import BatchSweep
 

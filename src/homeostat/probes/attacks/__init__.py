@@ -1,0 +1,1 @@
+"""The worst start within a ball: `attack`."""

@@ -1,0 +1,1 @@
+"""`audit`: accuracy, residuals, alignment and limits over budgets, and the verdict."""

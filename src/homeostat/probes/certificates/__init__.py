@@ -1,0 +1,1 @@
+"""From which step on an answer is safe from more steps: `certify`."""

@@ -1,0 +1,1 @@
+"""What an example ends in, and how sure that is: `classify_limits`."""

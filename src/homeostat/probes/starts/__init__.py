@@ -1,0 +1,1 @@
+"""Where runs from several starts end: `align_starts`."""

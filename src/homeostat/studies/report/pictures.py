@@ -1,0 +1,87 @@
+"""Figures as PNG, for documents that cannot run scripts."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from homeostat.errors import HomeostatError
+from homeostat.files import write_bytes
+from homeostat.studies.figures import Axis, Figure
+from homeostat.studies.report.colours import LIGHT, MARKS
+
+_MARKS = dict(zip(MARKS, ("o", "s", "D", "^", "P", "*", "v", "h", "X"), strict=True))
+
+
+def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Draw a figure and write it as PNG, whole or not at all.
+
+    Raises:
+        HomeostatError: matplotlib is not there.
+        OutputError: the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ImportError as error:
+        raise HomeostatError("pictures need matplotlib: pip install 'homeostat[pictures]'") from error
+    canvas = Canvas(figsize=(7.2, 4.4), dpi=110, layout="constrained")
+    axes: Any = canvas.add_subplot()
+    for place, series in enumerate(figure.series):
+        points = [point for point in series.points if point.y == point.y]
+        if not points:
+            continue
+        colour = LIGHT[(place if series.group is None else series.group) % len(LIGHT)]
+        xs, ys = [point.x for point in points], [point.y for point in points]
+        bars: dict[str, Any] = {}
+        for name, ends in (
+            ("yerr", [(p.y - _or(p.y_low, p.y), _or(p.y_high, p.y) - p.y) for p in points]),
+            ("xerr", [(p.x - _or(p.x_low, p.x), _or(p.x_high, p.x) - p.x) for p in points]),
+        ):
+            if any(low or high for low, high in ends):
+                bars[name] = [[max(0.0, low) for low, _ in ends], [max(0.0, high) for _, high in ends]]
+        axes.errorbar(
+            xs,
+            ys,
+            **bars,
+            fmt=_MARKS[MARKS[place % len(MARKS)]],
+            linestyle="-" if series.lines else "none",
+            color=colour,
+            markersize=6,
+            elinewidth=1,
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            label=series.name,
+        )
+    _dress(axes, "x", figure.x)
+    _dress(axes, "y", figure.y)
+    if figure.level is not None:
+        axes.axhline(figure.level, color="#7d858f", linewidth=1, linestyle=(0, (5, 4)))
+    axes.grid(True, axis="y", color="#eceded", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if len(figure.series) > 1:
+        axes.legend(frameon=False, fontsize=8, loc="best")
+    sink = io.BytesIO()
+    canvas.savefig(sink, format="png", metadata={"Software": None})
+    return write_bytes(path, sink.getvalue())
+
+
+def _dress(axes: Any, name: str, axis: Axis) -> None:
+    getattr(axes, f"set_{name}label")(axis.title)
+    if axis.labels:
+        labels = [label.replace(" ", "\n").replace("-", "-\n") for label in axis.labels]
+        getattr(axes, f"set_{name}ticks")(range(len(labels)), labels, fontsize=8)
+        getattr(axes, f"set_{name}lim")(-0.6, len(labels) - 0.4)
+    elif axis.percent:
+        ticks = [0, 0.25, 0.5, 0.75, 1]
+        getattr(axes, f"set_{name}ticks")(ticks, [f"{100 * tick:g} %" for tick in ticks])
+        getattr(axes, f"set_{name}lim")(-0.05, 1.05)
+    elif axis.scale == "log":
+        getattr(axes, f"set_{name}scale")("log")
+    elif axis.range is not None:
+        getattr(axes, f"set_{name}lim")(*axis.range)
+
+
+def _or(value: float | None, instead: float) -> float:
+    return instead if value is None or value != value else value
