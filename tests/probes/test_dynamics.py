@@ -12,7 +12,7 @@ import homeostat as hs
 from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError, InputError
 from homeostat.probes import measure_dynamics
-from homeostat.probes.jacobians import local_gain, push
+from homeostat.probes.dynamics.jacobians import local_gain, push
 from homeostat.probes.results import Estimate
 
 

@@ -5,7 +5,8 @@ from homeostat.probes.attacks.result import Attack, AttackRow
 from homeostat.probes.audits.audit import AuditEvent, audit
 from homeostat.probes.certificates.certify import certify
 from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate
-from homeostat.probes.dynamics import Dynamics, DynamicsRow, ExampleDynamics, measure_dynamics
+from homeostat.probes.dynamics.measure import measure_dynamics
+from homeostat.probes.dynamics.result import Dynamics, DynamicsRow, ExampleDynamics
 from homeostat.probes.gradient_bias import BiasRow, GradientBias, Reference, gradient_bias
 from homeostat.probes.horizons import BestBudget, HorizonCell, HorizonTable, cross_horizons
 from homeostat.probes.judge import Judge

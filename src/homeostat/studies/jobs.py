@@ -105,8 +105,12 @@ class Job(BaseModel):
 
     @cached_property
     def key(self) -> str:
-        """A hash of the declaration, the version of the package and the format of results."""
-        record = {"format": FORMAT, "version": homeostat.__version__, "job": self.as_record()}
+        """A hash of the declaration, the version of the package and the format of results.
+
+        What is None or empty does not count, so that a later option that is left out keeps the keys of what was
+        computed.
+        """
+        record = {"format": FORMAT, "version": homeostat.__version__, "job": _given(self.as_record())}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
     def __hash__(self) -> int:
@@ -120,6 +124,13 @@ class Job(BaseModel):
         """The label as a name of a folder, with the first digits of the key."""
         plain = "".join(c if c.isalnum() else "-" for c in self.label.lower())
         return f"{'-'.join(part for part in plain.split('-') if part)[:80]}-{self.key[:10]}"
+
+
+def _given(record: Any) -> Any:
+    """A record without the entries that are None or empty."""
+    if not isinstance(record, dict):
+        return record
+    return {name: _given(value) for name, value in record.items() if value is not None and value not in ({}, [])}
 
 
 def with_needs(jobs: Iterable[Job]) -> list[Job]:

@@ -232,7 +232,7 @@ class Mazes(PuzzleTask):
 
 
 def _farthest(
-    goals: NDArray[np.int64], free: NDArray[np.bool_], start: NDArray[np.int64], away: NDArray[np.int64], split: Split
+    goals: NDArray[np.int64], free: NDArray[np.bool_], start: NDArray[np.int64], away: NDArray[np.int32], split: Split
 ) -> NDArray[np.int64]:
     """Of the goals `(batch, k)`, flat pixels, the farthest that keeps its instance in the split; the first one does."""
     starts = np.broadcast_to(start[:, None], goals.shape)

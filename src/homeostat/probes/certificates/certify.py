@@ -21,7 +21,7 @@ from torch import Tensor
 
 from homeostat.engine.iterate import Release, iterate
 from homeostat.engine.nest import flatten, select
-from homeostat.engine.norms import out_of_bounds, residuals, row_rms
+from homeostat.engine.norms import out_of_bounds, residuals
 from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError, InputError
 from homeostat.models.contract import IteratedModel, as_model
@@ -29,6 +29,7 @@ from homeostat.models.starts import Noise, Own
 from homeostat.probes.answers import asked, judge_of, logits_of, same_answers
 from homeostat.probes.certificates.flip_distance import FlipDistance, Margins, logit_margins
 from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate, Refusal, summarise
+from homeostat.probes.dynamics.jacobians import spectral_radii
 from homeostat.probes.examples import (
     ExampleBatch,
     Examples,
@@ -39,13 +40,9 @@ from homeostat.probes.examples import (
     rows_at,
     whole_number,
 )
-from homeostat.probes.jacobians import spectral_radii
 from homeostat.probes.judge import Judge
+from homeostat.probes.path_lengths import rounding_length, row_length
 from homeostat.probes.sweep import RestTest
-
-_UNITS = 64
-"""Steps shorter than so many units in the last place of the state are rounding: they tell no ratio, and no path is
-counted as shorter than that."""
 
 _REFUSALS: tuple[Refusal, ...] = ("too few steps", "no contraction", "margin too small", "slow direction")
 
@@ -243,7 +240,7 @@ class _Watch:
     def _measure(self, step: int, rows: Tensor, old: list[Tensor], new: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Length of this step, and what rounding may make of one; the ratio goes to the others of the window."""
         length = row_length([b - a for a, b in zip(old, new, strict=True)])
-        rounding = _UNITS * max(torch.finfo(leaf.dtype).eps for leaf in new) * row_length(new)
+        rounding = rounding_length(new)
         if step > 1:
             former = self._length[rows]
             # Of a step within rounding all that can be said is that nothing is left to contract.
@@ -336,12 +333,6 @@ class _Watch:
     def keep(self, index: Tensor) -> None:
         """See `Monitor.keep`."""
         self._rest.keep(index)
-
-
-def row_length(leaves: Sequence[Tensor]) -> Tensor:
-    """Euclidean length of each row over all leaves, `(rows,)` float64."""
-    squares = [row_rms(leaf).double().square() * leaf[0].numel() for leaf in leaves]
-    return torch.stack(squares).sum(0).sqrt()
 
 
 def _remaining(length: Tensor, rounding: Tensor, q: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ CPU = Preset(
     ),
     maze_variants=(Plan(5, 100, 150, 5), Plan(13, 100, 390, 55)),
     maze_attack=Plan(5, 32, 100, 60),
-    task_seeds=2,
+    task_seeds=1,
     task_count=200,
 )
 

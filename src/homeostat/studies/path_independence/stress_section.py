@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from homeostat.probes.attacks.attack import AttackObjective
 from homeostat.probes.results import Estimate
 from homeostat.studies.claims import Above, Below, Claim, decide
 from homeostat.studies.figures import Axis, Table
@@ -14,6 +15,8 @@ from homeostat.studies.path_independence.presets import Plan, Preset
 from homeostat.studies.path_independence.reading import dots_by_category, estimate, in_figures, in_percent
 from homeostat.studies.statistics import over_seeds
 from homeostat.studies.study import Content, Section, Values
+
+_OBJECTIVES: tuple[AttackObjective, ...] = ("answer", "latent")
 
 _RECIPES = ("path-independent", "fixed", "promote", "penalise")
 
@@ -167,7 +170,7 @@ def _stressed(preset: Preset, task: str, group: str, net: Net, plan: Plan) -> _S
             iterations=preset.attack_iterations,
             expected=plan.expected,
         )
-        for objective in ("answer", "latent")
+        for objective in _OBJECTIVES
     )
     clean = Followed(net=net, size=plan.size, count=plan.count, steps=plan.steps, expected=plan.expected / 10)
     return _Stressed(task, group, net, plan, clean, attacks)

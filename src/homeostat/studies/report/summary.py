@@ -23,8 +23,8 @@ def summary(report: StudyReport, *, pictures: bool = False) -> str:
         study.lead,
         "",
         f"Preset `{study.preset}`, commit {report.commit}, {versions}, {report.machine}; {len(report.outcomes)} jobs, "
-        f"{minutes(seconds)} of one core. Made by `homeostat study {study.name} --preset {study.preset}`. Rules were "
-        "fixed in the code beside their claims before anything was run.",
+        f"{minutes(seconds)} by the clock, all jobs added up. Made by `homeostat study {study.name} "
+        f"--preset {study.preset}`. Rules were fixed in the code beside their claims before anything was run.",
         "",
     ]
     claims = tuple(

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from homeostat.models.checkpoint import Checkpoint
-from homeostat.probes.attacks.attack import attack
+from homeostat.probes.attacks.attack import AttackObjective, attack
 from homeostat.studies.jobs import Place
 from homeostat.studies.path_independence.measures.base import SEED, Measure
 from homeostat.tasks import Task
@@ -12,7 +12,7 @@ from homeostat.tasks import Task
 class Attacked(Measure):
     """Accuracy when the start is chosen, within a ball, to break the answer or the alignment."""
 
-    objective: str = "answer"
+    objective: AttackObjective = "answer"
     radius: float = 1.0
     restarts: int = 3
     iterations: int = 20
@@ -25,7 +25,6 @@ class Attacked(Measure):
         return f"{super().label}, on the {self.objective}"
 
     def measure(self, checkpoint: Checkpoint, task: Task, place: Place) -> dict[str, Any]:
-        more = {} if self.grad_steps is None else {"grad_steps": self.grad_steps}
         found = attack(
             checkpoint.model,
             self.batches(task),
@@ -34,9 +33,9 @@ class Attacked(Measure):
             objective=self.objective,
             restarts=self.restarts,
             iterations=self.iterations,
+            grad_steps=self.grad_steps,
             judge=task,
             seed=SEED,
             device=place.device,
-            **more,
         )
         return {"row": found.rows[0], "radius": self.radius}

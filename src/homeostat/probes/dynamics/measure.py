@@ -16,103 +16,25 @@ import torch
 from torch import Tensor
 
 from homeostat.engine.iterate import Release, iterate
-from homeostat.engine.nest import flatten
-from homeostat.engine.norms import out_of_bounds, residuals, row_rms
+from homeostat.engine.norms import out_of_bounds, residuals
 from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError, InputError
 from homeostat.models.contract import IteratedModel, as_model
-from homeostat.models.starts import Noise, Own
+from homeostat.models.starts import Own
 from homeostat.nn.jacobian import unit_rows
 from homeostat.probes import estimates
 from homeostat.probes.answers import judge_of
-from homeostat.probes.columns import columns, percent
+from homeostat.probes.dynamics.jacobians import CONVERGED, local_gain, push
+from homeostat.probes.dynamics.recovery import directions, recover
+from homeostat.probes.dynamics.result import Dynamics, DynamicsRow, ExampleDynamics
 from homeostat.probes.examples import ExampleBatch, batches_of, evaluating, groups_of, positive, whole_number
-from homeostat.probes.figures import figure, interval
-from homeostat.probes.jacobians import CONVERGED, local_gain, push
 from homeostat.probes.judge import Judge
+from homeostat.probes.path_lengths import rounding_length, row_length
 from homeostat.probes.repeatable import check_repeatable
 from homeostat.probes.results import Estimate
 
 _WINDOW = 16
 """Steps of the tail that the contraction rate is taken over."""
-
-_UNITS = 64
-"""Step lengths below so many units in the last place of the state are rounding, and tell no rate."""
-
-
-@dataclass(frozen=True)
-class ExampleDynamics:
-    """One example. None is what could not be measured; everything is None where the run failed."""
-
-    index: int
-    failed: bool
-    """The run left the finite numbers."""
-    residual: float | None
-    """Relative residual after the last step: how much of a limit the place is where radius and norm are taken."""
-    radius: float | None
-    radius_converged: bool
-    norm: float | None
-    contraction: float | None
-    """Mean ratio of successive step lengths over the last steps before rounding; None where it does not move."""
-    lyapunov: float | None
-    """Nats per step over the second half of the run, where the tangent has turned to where it grows most."""
-    lyapunov_whole: float | None
-    """The same over the whole run: what a difference at the start becomes, by step."""
-    recovery: int | None
-    """Steps until a perturbed limit is back; None where it is not within the budget."""
-
-
-@dataclass(frozen=True)
-class DynamicsRow:
-    """One difficulty: medians over its examples with their intervals; a failed example counts as the worst."""
-
-    difficulty: str
-    examples: tuple[ExampleDynamics, ...]
-    settled: Estimate
-    """Share of examples whose last residual is within `settle_rtol`."""
-    radius: Estimate
-    norm: Estimate
-    stable: Estimate
-    """Share of examples with a radius below 1."""
-    false_alarms: Estimate
-    """Share of examples with a norm above 1 although the radius is below 1."""
-    contraction: Estimate
-    lyapunov: Estimate
-    recovery: Estimate
-    """Steps; infinite where half of the examples or more do not recover."""
-    recovered: Estimate
-    answer_kept: Estimate | None
-    """Share of perturbed runs that end in the same decoded answer. None where answers are not known."""
-    failed: int
-    unconverged: int
-    """Examples whose radius was not found to 1 %."""
-
-    @property
-    def count(self) -> int:
-        return len(self.examples)
-
-
-@dataclass(frozen=True, repr=False)
-class Dynamics:
-    """What `measure_dynamics` found; print it for a table."""
-
-    model: str
-    steps: int
-    iterations: int
-    perturbation: float
-    tolerance: float
-    settle_rtol: float
-    rows: tuple[DynamicsRow, ...]
-
-    def of(self, difficulty: str) -> DynamicsRow:
-        """The row of this difficulty."""
-        for row in self.rows:
-            if row.difficulty == difficulty:
-                return row
-        raise KeyError(f"no difficulty {difficulty!r}; there are {[row.difficulty for row in self.rows]}")
-
-    def __repr__(self) -> str:
-        return _table(self)
 
 
 @dataclass(frozen=True)
@@ -143,8 +65,8 @@ def measure_dynamics(
 
     Args:
         model: anything with the functions of the contract.
-        examples: batches `(inputs, targets)`, or several such iterables by the name of their difficulty. Targets are
-            not read.
+        examples: batches `(inputs, targets)`, or several such iterables by the name of their difficulty. Of targets
+            only `IGNORE` is read, where nothing is asked.
         steps: budget of the run to the limit, and of the recovery from a perturbation.
         judge: decodes answers (see `Judge`), to say whether a perturbation changes them; the model's own object when
             None.
@@ -208,39 +130,41 @@ def _measured(
         context = model.encode(batch.inputs)
         own = model.initial_state(context, Own().seeded(options.seed, batch.indices))
         problem = Problem.of(model.step, own, context)
-        trail = _Trail(problem, _drawn(own, options.seed, batch.indices), options.steps)
+        trail = _Trail(problem, directions(own, options.seed, batch.indices), options.steps)
         leaves, _ = iterate(problem, max_steps=options.steps, monitor=trail)
     limit = replace(problem, state=leaves)
     failed = trail.failed.tolist()
-    gain = local_gain(limit, _drawn(own, options.seed + 1, batch.indices), options.iterations)
-    recovery, kept = _recover(model, limit, trail.failed, options, batch.indices)
+    gain = local_gain(limit, directions(own, options.seed + 1, batch.indices), options.iterations)
+    back = recover(
+        model,
+        limit,
+        trail.failed,
+        directions(own, options.seed + 2, batch.indices),
+        perturbation=options.perturbation,
+        tolerance=options.tolerance,
+        steps=options.steps,
+        judge=options.judge,
+        targets=batch.targets,
+    )
     fields = ("residual", "radius", "norm", "contraction", "lyapunov", "lyapunov_whole")
     measures = [_listed(x) for x in (trail.residual, gain.radius, gain.norm, *trail.rates())]
     found = (gain.radius_error <= CONVERGED).tolist()
     for row, index in enumerate(batch.indices):
         values = {name: None if failed[row] else column[row] for name, column in zip(fields, measures, strict=True)}
-        back = None if failed[row] else int(recovery[row]) or None
+        recovery = None if failed[row] else back.steps[row] or None
         example = ExampleDynamics(
-            index=index, failed=failed[row], radius_converged=found[row] and not failed[row], recovery=back, **values
+            index=index,
+            failed=failed[row],
+            radius_converged=found[row] and not failed[row],
+            recovery=recovery,
+            **values,
         )
-        yield example, None if kept is None else bool(kept[row]) and not failed[row]
-
-
-def _drawn(state: Any, seed: int, indices: Sequence[int]) -> list[Tensor]:
-    """Gaussian directions in the shape of the measured leaves, from each example's own stream."""
-    leaves, layout = flatten(Noise().seeded(seed, indices).like(state), "state")
-    return [leaves[i] for i in layout.measured()]
+        yield example, None if back.kept is None else back.kept[row]
 
 
 def _listed(values: Tensor) -> list[float | None]:
     """Numbers for the host, None for NaN."""
     return [None if x != x else x for x in values.tolist()]
-
-
-def row_distance(leaves: Sequence[Tensor]) -> Tensor:
-    """Euclidean length of each row over all leaves, `(rows,)` float64."""
-    squares = [row_rms(leaf).double().square() * leaf[0].numel() for leaf in leaves]
-    return torch.stack(squares).sum(0).sqrt()
 
 
 class _Trail:
@@ -265,8 +189,8 @@ class _Trail:
         _, sizes, relative = residuals(old, new)
         failed = out_of_bounds(new, sizes)
         self.residual[rows] = relative.double()
-        length = row_distance([b - a for a, b in zip(old, new, strict=True)])
-        rounding = _UNITS * max(torch.finfo(leaf.dtype).eps for leaf in new) * row_distance(new)
+        length = row_length([b - a for a, b in zip(old, new, strict=True)])
+        rounding = rounding_length(new)
         # The first two lengths are kept whatever they are: a map that arrives at once has a rate too.
         moving = self._moving[rows] & ((length > rounding) | (step <= 2))
         self._moving[rows] = moving
@@ -294,73 +218,6 @@ class _Trail:
         rate = (self._tail[:, -1] / first) ** (1 / (known - 1).clamp(min=1))
         rate = torch.where((known > 1) & (first > 0), rate, float("nan"))
         return rate, self._growth[:, 1] / (self._steps - self._steps // 2), self._growth[:, 0] / self._steps
-
-
-class _Twins:
-    """The monitor of a perturbed run beside an unperturbed one: lets go of a pair when the two are together again."""
-
-    def __init__(self, problem: Problem, tolerance: float) -> None:
-        measured = problem.layout.measured()
-        self._first, self._second = measured[: len(measured) // 2], measured[len(measured) // 2 :]
-        self._tolerance = tolerance
-        self.back = torch.zeros(problem.rows, dtype=torch.int64, device=problem.state[0].device)
-
-    def observe(
-        self, step: int, rows: Tensor, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any]
-    ) -> Release | None:
-        """See `Monitor.observe`."""
-        plain, moved = [after[i] for i in self._first], [after[i] for i in self._second]
-        _, sizes, apart = residuals(moved, plain)
-        bad = out_of_bounds(plain, sizes) | out_of_bounds(moved, [row_rms(leaf) for leaf in moved])
-        back = (apart <= self._tolerance) & ~bad
-        self.back[rows[back]] = step
-        return Release(back | bad, bad) if bool((back | bad).any()) else None
-
-    def keep(self, index: Tensor) -> None:
-        """See `Monitor.keep`."""
-
-
-def _recover(
-    model: IteratedModel, limit: Problem, failed: Tensor, options: _Options, indices: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Steps that each example takes back from a perturbation of its limit (0: not back), and whether it kept its
-    answer.
-
-    What it comes back to is the run that goes on unperturbed from the same state, so that a cycle, or a limit that is
-    still on the way, counts by what the perturbation does to it and by nothing else.
-    """
-    layout, measured = limit.layout, limit.layout.measured()
-    state = layout.build(limit.state, marks=True)
-    noise = _drawn(state, options.seed + 2, indices)
-    moved = list(limit.state)
-    for i, direction in zip(measured, noise, strict=True):
-        leaf = moved[i]
-        scale = options.perturbation * row_rms(leaf) / row_rms(direction).clamp(min=1e-30)
-        moved[i] = leaf + (scale.view(-1, *([1] * (leaf.ndim - 1))) * direction).to(leaf.dtype)
-    perturbed = layout.build(moved, marks=True)
-    # A limit of zero has no size to perturb it by.
-    empty = torch.stack([row_rms(limit.state[i]) for i in measured]).amax(0) == 0
-    chosen = (~failed & ~empty).nonzero().squeeze(1)
-    steps = np.zeros(limit.rows, dtype=np.int64)
-    kept = np.zeros(limit.rows, dtype=bool)
-    known = False
-    pairs, pair_layout = flatten((state, perturbed), "state")
-
-    def step(states: Any, context: Any) -> Any:
-        return model.step(states[0], context), model.step(states[1], context)
-
-    with torch.no_grad():
-        if len(chosen):
-            pair = replace(limit, step=step, state=pairs, layout=pair_layout).subset(chosen)
-            twins = _Twins(pair, options.tolerance)
-            leaves, _ = iterate(pair, max_steps=options.steps, monitor=twins)
-            steps[chosen.cpu().numpy()] = twins.back.cpu().numpy()
-            context = pair.context_layout.build(pair.context)
-            ends = [options.judge.decoded(model.decode(end, context)) for end in pair.layout.build(leaves)]
-            if ends[0] is not None and ends[1] is not None:
-                known = True
-                kept[chosen.cpu().numpy()] = (ends[0] == ends[1]).reshape(len(chosen), -1).all(1).cpu().numpy()
-    return steps, kept if known else None
 
 
 def _summarise(name: str, found: list[tuple[ExampleDynamics, bool | None]], options: _Options) -> DynamicsRow:
@@ -391,47 +248,3 @@ def _summarise(name: str, found: list[tuple[ExampleDynamics, bool | None]], opti
         failed=sum(e.failed for e in examples),
         unconverged=sum(not e.radius_converged for e in examples if not e.failed),
     )
-
-
-def _table(found: Dynamics) -> str:
-    heads = ["examples", "n", "radius", "norm", "radius < 1, %", "contraction", "Lyapunov", "recovery", "recovered, %"]
-    judged = any(row.answer_kept is not None for row in found.rows)
-    lines = [
-        [
-            row.difficulty,
-            str(row.count),
-            interval(row.radius),
-            interval(row.norm),
-            percent(row.stable),
-            interval(row.contraction),
-            interval(row.lyapunov),
-            interval(row.recovery),
-            percent(row.recovered),
-            *([percent(row.answer_kept)] if judged else []),
-        ]
-        for row in found.rows
-    ]
-    notes = [
-        "Medians [95 % interval]. radius, norm: of the Jacobian at the limit; a norm above 1 alone is a false alarm, "
-        "differences die out where the radius is below 1. contraction: ratio of successive step lengths. Lyapunov: "
-        f"nats per step. recovery: steps back to within {figure(found.tolerance)} from a perturbation of "
-        f"{figure(found.perturbation)} of the limit's norm."
-    ]
-    for row in found.rows:
-        low = row.settled.value
-        if low < 1:
-            notes.append(
-                f"{row.difficulty}: {percent(row.settled)} % have settled (residual within {found.settle_rtol:g}); of "
-                "the others, radius and norm are those of a place on the way."
-            )
-        if row.failed:
-            notes.append(f"{row.difficulty}: {row.failed} of {row.count} runs failed; they count as the worst.")
-        if row.unconverged:
-            notes.append(
-                f"{row.difficulty}: {row.unconverged} of {row.count} radii were not found to {CONVERGED:.0%} in "
-                f"{found.iterations} iterations; they are on the low side."
-            )
-        if row.false_alarms.value > 0:
-            notes.append(f"{row.difficulty}: {percent(row.false_alarms)} % have a norm above 1 and a radius below 1.")
-    title = f"{found.model}: dynamics after {found.steps} steps"
-    return "\n".join([title, *columns([*heads, *(["answer kept, %"] if judged else [])], lines), *notes])
