@@ -70,7 +70,8 @@ def section_6(preset: Preset) -> Section:
             ("Signal", "AUC", "Pairs"),
             tuple((signal, in_figures(means[signal], 2), str(means[signal].count)) for signal in signals),
         )
-        return Content((decide(ALIGNMENT_TELLS, ours, note),), (figure,) if signals else (), (table,))
+        shown = ((figure,), (table,)) if signals else ()
+        return Content((decide(ALIGNMENT_TELLS, ours, note),), *shown)
 
     return Section(
         6,
