@@ -387,14 +387,13 @@ def section_5(preset: Preset) -> Section:
             for right, limit in zip(values(followed)["correct"], values(followed)["limit"], strict=True)
             if limit == "cycle"
         ]
+        align = over_seeds([cosines(values(m.near_aligned)) for m in shallow])
+        alike = over_seeds([nulls(values(m.near_aligned)) for m in shallow])
+        longer = over_seeds([values(m.twice)["correct"] for m in shallow])
         claims = (
             decide(SHALLOW_FAR, [("all seeds", over_seeds([far(m) for m in shallow]))], few),
-            decide(
-                SHALLOW_ALIGNS, [("all seeds", over_seeds([cosines(values(m.near_aligned)) for m in shallow]))], few
-            ),
-            decide(
-                SHALLOW_GENERALISES, [("all seeds", over_seeds([values(m.twice)["correct"] for m in shallow]))], few
-            ),
+            decide(SHALLOW_ALIGNS, [("all seeds", align)], few, given=[("all seeds", alike)]),
+            decide(SHALLOW_GENERALISES, [("all seeds", longer)], few),
             decide(
                 CYCLES_ANSWER,
                 [("all nets", share(cycling))],
