@@ -3,7 +3,7 @@
 import pytest
 
 from homeostat.probes.results import Estimate
-from homeostat.studies.claims import Above, Below, Claim, decide, not_run
+from homeostat.studies.claims import Above, Below, Claim, Given, decide, not_run
 from homeostat.studies.path_independence import path_independence
 
 NAN = float("nan")
@@ -46,11 +46,24 @@ CLAIMS = [claim for section in path_independence("cpu").sections for claim in se
 def test_every_claim_can_come_out_in_every_way(claim: Claim) -> None:
     sign = 1 if isinstance(claim.rule, Above) else -1
     level = claim.rule.threshold
-    found = {decide(claim, [("", around(level + sign * shift, 0.05))]).verdict for shift in (-0.1, 0.0, 0.1)} | {
-        decide(claim, []).verdict,
-        not_run(claim).verdict,
-    }
+    met = [("", around(1.0 if claim.given and isinstance(claim.given.rule, Above) else 0.0, 0.01))]
+    found = {not_run(claim).verdict, decide(claim, []).verdict}
+    for shift in (-0.1, 0.0, 0.1):
+        found.add(decide(claim, [("", around(level + sign * shift, 0.05))], given=met).verdict)
     assert found == {"holds", "does not hold", "not decided", "not run"}
+
+
+def test_a_claim_about_nothing_is_left_open_and_says_why() -> None:
+    needs = Given("nets that answer right", Above(0.5))
+    claim = Claim("unchanged", "text", "paper", "attacked minus clean", Above(-0.02), needs)
+    found = decide(claim, [("all", around(0.0, 0.01))], "Few.", given=[("clean", around(0.1, 0.05))])
+    assert found.verdict == "not decided"
+    assert found.note == (
+        "Left open, since it needs nets that answer right (whole interval above 0.5): "
+        "clean 0.100 [0.050, 0.150] n=20. Few."
+    )
+    assert decide(claim, [("all", around(0.0, 0.01))]).verdict == "not decided"
+    assert decide(claim, [("all", around(0.0, 0.01))], given=[("clean", around(0.9, 0.05))]).verdict == "holds"
 
 
 def test_claims_have_names_of_their_own() -> None:

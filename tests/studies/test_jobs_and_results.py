@@ -103,11 +103,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def taken(root: Path, module: str) -> str:
-    fingerprint_module._fingerprint.cache_clear()
+    forget()
     try:
         return fingerprint([module])
     finally:
-        fingerprint_module._fingerprint.cache_clear()
+        forget()
+
+
+def forget() -> None:
+    """Files do not change under a running study, so what was read of them is kept."""
+    for name in ("_fingerprint", "_imported", "_tree", "_what_runs_in"):
+        getattr(fingerprint_module, name).cache_clear()
 
 
 def test_a_fingerprint_follows_imports_to_where_names_are_made(package: Path) -> None:

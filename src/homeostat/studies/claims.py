@@ -80,6 +80,16 @@ class Claim:
     quantity: str
     """What is measured, in words, with its unit."""
     rule: Above | Below
+    given: "Given | None" = None
+    """Without which the claim would be about nothing, so that it is left undecided."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A condition of a claim: nets that answer nothing right, say, cannot lose anything under attack."""
+
+    text: str
+    rule: Above | Below
 
 
 @dataclass(frozen=True)
@@ -94,14 +104,24 @@ class Decided:
     """What has to be kept in mind, such as how few the nets are."""
 
 
-def decide(claim: Claim, ours: Sequence[tuple[str, Estimate]], note: str = "") -> Decided:
-    """Apply the claim's rule.
+def decide(
+    claim: Claim,
+    ours: Sequence[tuple[str, Estimate]],
+    note: str = "",
+    *,
+    given: Sequence[tuple[str, Estimate]] = (),
+) -> Decided:
+    """Apply the claim's rule, where its condition holds for `given`.
 
     Example:
         >>> claim = Claim("parity", "half are even", "0.5", "share of even numbers", Above(0.4))
         >>> decide(claim, [("numbers to 100", Estimate(0.5, 0.41, 0.59, 100))]).verdict
         'holds'
     """
+    if claim.given is not None and claim.given.rule.decide([estimate for _, estimate in given]) != "holds":
+        found = "; ".join(f"{name} {estimate!r}" for name, estimate in given) or "not measured"
+        missing = f"Left open, since it needs {claim.given.text} ({claim.given.rule}): {found}."
+        return Decided(claim, tuple(ours), "not decided", f"{missing} {note}".strip())
     return Decided(claim, tuple(ours), claim.rule.decide([estimate for _, estimate in ours]), note)
 
 

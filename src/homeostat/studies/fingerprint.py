@@ -36,8 +36,7 @@ def fingerprint(modules: Iterable[str]) -> str:
 def _fingerprint(modules: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for path in sources(modules):
-        digest.update(path.relative_to(_root()).as_posix().encode() + b"\0")
-        digest.update(_what_runs(path.read_text(encoding="utf-8")).encode() + b"\0")
+        digest.update(path.relative_to(_root()).as_posix().encode() + b"\0" + _what_runs_in(path) + b"\0")
     return digest.hexdigest()
 
 
@@ -70,9 +69,14 @@ def _file(module: str) -> Path:
     return path
 
 
-def _imported(path: Path) -> Iterator[Path]:
+@cache
+def _imported(path: Path) -> tuple[Path, ...]:
     """Files of the package that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return tuple(dict.fromkeys(_imports(path)))
+
+
+def _imports(path: Path) -> Iterator[Path]:
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.startswith(f"{_PACKAGE}.") and (target := _file(alias.name)).name != "__init__.py":
@@ -92,10 +96,20 @@ def _origin(module: str, name: str) -> Path | None:
     inside = path.parent / f"{name}.py"
     if inside.is_file():
         return inside
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _tree(path).body:
         if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
             return _origin(str(node.module), name)
     return None
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _what_runs_in(path: Path) -> bytes:
+    return hashlib.sha256(_what_runs(path.read_text(encoding="utf-8")).encode()).digest()
 
 
 def _what_runs(source: str) -> str:

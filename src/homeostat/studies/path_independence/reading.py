@@ -1,5 +1,6 @@
 """From the values of jobs to estimates, points and words; what several sections do with them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,11 @@ def cosines(values: Mapping[str, Any], start: str = ALGORITHM_1) -> list[float]:
     return [cosine or 0.0 for cosine in values["starts"][start]["cosines"]]
 
 
+def nulls(values: Mapping[str, Any], start: str = ALGORITHM_1) -> list[float]:
+    """Cosine of each example's limit with that of a different example: what a cosine is worth nothing."""
+    return [cosine or 0.0 for cosine in values["starts"][start]["nulls"]]
+
+
 def alignment(values: Mapping[str, Any], start: str = ALGORITHM_1) -> Estimate:
     """Mean cosine over examples with its bootstrap interval."""
     return mean(cosines(values, start))
@@ -52,7 +58,9 @@ def in_percent(found: Estimate) -> str:
         >>> in_percent(Estimate(0.5, 0.25, 0.75, 12))
         '50.0 % [25.0, 75.0]'
     """
-    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    if math.isnan(found.value):
+        return "not measurable"
+    return f"{100 * found.value:z.1f} % [{100 * found.low:z.1f}, {100 * found.high:z.1f}]"
 
 
 def in_figures(found: Estimate, digits: int = 3) -> str:
@@ -62,7 +70,9 @@ def in_figures(found: Estimate, digits: int = 3) -> str:
         >>> in_figures(Estimate(0.5, 0.25, 0.75, 12), 2)
         '0.50 [0.25, 0.75]'
     """
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    if math.isnan(found.value):
+        return "not measurable"
+    return f"{found.value:z.{digits}f} [{found.low:z.{digits}f}, {found.high:z.{digits}f}]"
 
 
 def residual_words(values: Sequence[float | None]) -> str:

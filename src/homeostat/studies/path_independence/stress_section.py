@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from homeostat.probes.attacks.attack import AttackObjective
 from homeostat.probes.results import Estimate
-from homeostat.studies.claims import Above, Below, Claim, decide
+from homeostat.studies.claims import Above, Below, Claim, Given, decide
 from homeostat.studies.figures import Axis, Table
 from homeostat.studies.path_independence.mazes_section import maze_nets
 from homeostat.studies.path_independence.measures import Attacked, Followed
@@ -20,12 +20,15 @@ _OBJECTIVES: tuple[AttackObjective, ...] = ("answer", "latent")
 
 _RECIPES = ("path-independent", "fixed", "promote", "penalise")
 
+_CAN_LOSE = Given("nets that answer right before the attack, by exact accuracy", Above(0.5))
+
 UNCHANGED = Claim(
     "path-independent nets withstand the attack",
     "Accuracy of path-independent nets does not change when the start is adversarial",
     "100 % before and after",
     "exact accuracy on prefix sums, attacked minus clean, path-independent recipe",
     Above(-0.02),
+    _CAN_LOSE,
 )
 BROKEN = Claim(
     "other nets do not",
@@ -33,20 +36,23 @@ BROKEN = Claim(
     "66.7 % before, 0 % after (prefix sums)",
     "exact accuracy on prefix sums under attack, fixed recipe",
     Below(0.5),
+    _CAN_LOSE,
 )
 MAZES_UNCHANGED = Claim(
     "path-independent maze nets withstand the attack",
-    "The same for mazes",
+    "Accuracy of path-independent maze nets does not change when the start is adversarial",
     "100 % before and after",
     "exact accuracy on mazes, attacked minus clean, path-independent recipe",
     Above(-0.05),
+    _CAN_LOSE,
 )
 MAZES_BROKEN = Claim(
     "other maze nets do not",
-    "The same for mazes",
+    "Accuracy of other maze nets falls to nothing when the start is adversarial",
     "87.1 % before, 0 % after",
     "exact accuracy on mazes under attack, fixed recipe",
     Below(0.5),
+    _CAN_LOSE,
 )
 
 
@@ -88,6 +94,9 @@ def section_3(preset: Preset) -> Section:
         def change(task: str, group: str, plan: Plan) -> Estimate:
             return over_seeds([lost(s) for s in of(task, group, plan)])
 
+        def clean(task: str, group: str, plan: Plan) -> list[tuple[str, Estimate]]:
+            return [("clean", over_seeds([values(s.clean)["correct"] for s in of(task, group, plan)]))]
+
         def under(task: str, group: str, plan: Plan) -> Estimate:
             return over_seeds([attacked(s) for s in of(task, group, plan)])
 
@@ -95,11 +104,15 @@ def section_3(preset: Preset) -> Section:
         rooms = f"{preset.maze_attack.size} rooms a side"
         few = "An interval over three nets is rough; every net is shown." if preset.seeds <= 3 else ""
         one = "One net of each kind." if preset.maze_seeds == 1 else ""
-        claims = (
-            decide(UNCHANGED, [(bits, change("prefix sums", "path-independent", first))], few),
-            decide(BROKEN, [(bits, under("prefix sums", "fixed", first))], few),
-            decide(MAZES_UNCHANGED, [(rooms, change("mazes", "path-independent", preset.maze_attack))], one),
-            decide(MAZES_BROKEN, [(rooms, under("mazes", "fixed", preset.maze_attack))], one),
+        maze = preset.maze_attack
+        claims = tuple(
+            decide(claim, [(of_size, how(task, group, plan))], note, given=clean(task, group, plan))
+            for claim, how, task, group, plan, of_size, note in (
+                (UNCHANGED, change, "prefix sums", "path-independent", first, bits, few),
+                (BROKEN, under, "prefix sums", "fixed", first, bits, few),
+                (MAZES_UNCHANGED, change, "mazes", "path-independent", maze, rooms, one),
+                (MAZES_BROKEN, under, "mazes", "fixed", maze, rooms, one),
+            )
         )
 
         def dots(task: str) -> dict[str, Callable[[str], list[tuple[str, Estimate]]]]:

@@ -70,7 +70,9 @@ def section_6(preset: Preset) -> Section:
             ("Signal", "AUC", "Pairs"),
             tuple((signal, in_figures(means[signal], 2), str(means[signal].count)) for signal in signals),
         )
-        return Content((decide(ALIGNMENT_TELLS, ours, note),), (figure,) if signals else (), (table,))
+        if not signals:
+            return Content((decide(ALIGNMENT_TELLS, ours, note),))
+        return Content((decide(ALIGNMENT_TELLS, ours, note),), (figure,), (table,))
 
     return Section(
         6,

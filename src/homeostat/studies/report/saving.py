@@ -87,6 +87,7 @@ def _section(answered: Any) -> dict[str, Any]:
                 "paper": found.claim.paper,
                 "quantity": found.claim.quantity,
                 "rule": str(found.claim.rule),
+                "given": found.claim.given and f"{found.claim.given.text} ({found.claim.given.rule})",
                 "ours": [{"of": name, **plain(estimate)} for name, estimate in found.ours],
                 "verdict": found.verdict,
                 "note": found.note,

@@ -36,8 +36,12 @@ def written(estimate: Estimate) -> str:
         return f"not measurable, n={estimate.count}"
     interval = "no interval"
     if math.isfinite(estimate.low) and math.isfinite(estimate.high):
-        interval = f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f} {interval}, n={estimate.count}"
+        interval = f"[{_figure(estimate.low)}, {_figure(estimate.high)}]"
+    return f"{_figure(estimate.value)} {interval}, n={estimate.count}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2g}" if 0 < abs(value) < 0.01 else f"{value:z.3f}"
 
 
 def minutes(seconds: float) -> str:
