@@ -12,7 +12,7 @@ from homeostat.studies.path_independence.nets import Net
 from homeostat.studies.path_independence.prefix_nets import prefix_nets
 from homeostat.studies.path_independence.presets import Plan, Preset
 from homeostat.studies.path_independence.reading import dots_by_category, estimate, in_figures, in_percent
-from homeostat.studies.statistics import over_seeds
+from homeostat.studies.statistics import change, over_seeds
 from homeostat.studies.study import Content, Section, Values
 
 _RECIPES = ("path-independent", "fixed", "promote", "penalise")
@@ -76,14 +76,12 @@ def section_3(preset: Preset) -> Section:
         def of(task: str, group: str, plan: Plan) -> list[_Stressed]:
             return [s for s in stressed if (s.task, s.group, s.plan) == (task, group, plan)]
 
-        def attacked(s: _Stressed) -> list[float]:
-            return [float(right) for right in values(s.attacks[0])["row"]["corrects"]]
+        def attacked(s: _Stressed) -> list[bool]:
+            return values(s.attacks[0])["row"]["corrects"]
 
-        def lost(s: _Stressed) -> list[float]:
-            return [after - before for before, after in zip(values(s.clean)["correct"], attacked(s), strict=True)]
-
-        def change(task: str, group: str, plan: Plan) -> Estimate:
-            return over_seeds([lost(s) for s in of(task, group, plan)])
+        def lost(task: str, group: str, plan: Plan) -> Estimate:
+            found = of(task, group, plan)
+            return change([values(s.clean)["correct"] for s in found], [attacked(s) for s in found])
 
         def under(task: str, group: str, plan: Plan) -> Estimate:
             return over_seeds([attacked(s) for s in of(task, group, plan)])
@@ -93,9 +91,9 @@ def section_3(preset: Preset) -> Section:
         few = "An interval over three nets is rough; every net is shown." if preset.seeds <= 3 else ""
         one = "One net of each kind." if preset.maze_seeds == 1 else ""
         claims = (
-            decide(UNCHANGED, [(bits, change("prefix sums", "path-independent", first))], few),
+            decide(UNCHANGED, [(bits, lost("prefix sums", "path-independent", first))], few),
             decide(BROKEN, [(bits, under("prefix sums", "fixed", first))], few),
-            decide(MAZES_UNCHANGED, [(rooms, change("mazes", "path-independent", preset.maze_attack))], one),
+            decide(MAZES_UNCHANGED, [(rooms, lost("mazes", "path-independent", preset.maze_attack))], one),
             decide(MAZES_BROKEN, [(rooms, under("mazes", "fixed", preset.maze_attack))], one),
         )
 
