@@ -25,6 +25,7 @@ def around(value: float, half: float) -> Estimate:
         (Above(0.5), [], "not decided"),
         (Above(0.5), [Estimate(NAN, NAN, NAN, 0)], "not decided"),
         (Above(0.5), [Estimate(0.9, NAN, NAN, 1)], "not decided"),  # no interval
+        (Above(0.5), [Estimate(0.9, NAN, 0.4, 1)], "not decided"),  # half an interval
         (Below(0.0), [around(-0.2, 0.1)], "holds"),
         (Below(0.0), [around(0.2, 0.1)], "does not hold"),
         (Below(0.0), [around(-0.1, 0.2)], "not decided"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from homeostat.studies.statistics import effect, over_seeds, rank_correlation
+from homeostat.studies.statistics import change, effect, over_seeds, rank_correlation
 
 
 def test_rank_correlations_are_those_counted_by_hand() -> None:
@@ -69,3 +69,29 @@ def test_different_examples_cannot_be_compared() -> None:
         effect([[1, 2, 3]], [[1, 2]])
     with pytest.raises(ValueError, match="at least one net"):
         over_seeds([])
+
+
+def test_a_share_without_a_miss_has_an_interval() -> None:
+    found = over_seeds([[True] * 40] * 3)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(40 / (40 + 1.959964**2))  # Wilson's at 40 of 40
+    assert over_seeds([[1.0] * 40] * 3).low == 1.0  # a cosine of 1 is a measurement, not a hit
+
+
+def test_that_nothing_was_lost_among_a_few_does_not_say_that_nothing_can_be() -> None:
+    few, many = (change([[True] * n] * 3, [[True] * n] * 3) for n in (64, 1000))
+    assert few.value == many.value == 0
+    assert few.low == pytest.approx(-(1.959964**2) / (64 + 1.959964**2))
+    assert few.low < -0.05 < -0.02 < many.low
+
+
+def test_a_change_keeps_before_and_after_together() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.random((3, 400)) < 0.5
+    found = change(list(before), list(before & (np.arange(400) % 10 > 0)))  # loses every tenth
+    lost = float((before & (np.arange(400) % 10 == 0)).mean())
+    assert found.value == pytest.approx(-lost)
+    assert found.low < -lost < found.high < 0
+    assert found.high - found.low < 0.06  # of two independent shares it would be 0.14
+    with pytest.raises(ValueError, match="the same nets and examples"):
+        change([[True, False]], [[True]])

@@ -22,3 +22,9 @@ def test_progress_ends_at_the_whole(bits_checkpoint):
     audit_checkpoint(load(bits_checkpoint), task, {8: 3, 12: 2}, steps=[1, 3], on_progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+def test_large_instances_come_two_or_three_at_a_time(monkeypatch):
+    monkeypatch.setattr(instances, "_BATCH_POSITIONS", 8)
+    sizes = [[len(targets) for _, targets in instances.Instances(get_task("prefix-sums"), 8, n)] for n in (1, 2, 3, 5)]
+    assert sizes == [[1], [2], [3], [2, 3]]

@@ -61,10 +61,13 @@ def _decide(quantities: Sequence[Estimate], threshold: float, basis: str, sign: 
         return "not decided"  # nothing was measured, or a value is not a number
     if basis == "value":
         return "holds" if all(sign * (q.value - threshold) >= 0 for q in quantities) else "does not hold"
-    ends = [sorted((sign * (q.low - threshold), sign * (q.high - threshold))) for q in quantities]
+    # An interval with an end that is not a number decides nothing.
+    known = [q for q in quantities if not math.isnan(q.low + q.high)]
+    ends = [sorted((sign * (q.low - threshold), sign * (q.high - threshold))) for q in known]
     if any(high < 0 for _, high in ends):
         return "does not hold"
-    # An interval that is not a number compares as neither, and so leaves the claim undecided.
+    if len(known) < len(quantities):
+        return "not decided"
     return "holds" if all(low > 0 for low, _ in ends) else "not decided"
 
 

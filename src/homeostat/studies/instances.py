@@ -39,8 +39,8 @@ class Instances:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         batch = self._task.sample(self._size, self.count, split="test", seed=self._seed)
         rows = max(2, _BATCH_POSITIONS // self.positions)
-        # Even parts, so that no example is left alone in the last one: swapped starts need another example.
-        parts = -(-self.count // rows)
+        # Even parts of two or more, so that no example is left alone: swapped starts need another example.
+        parts = max(1, min(-(-self.count // rows), self.count // 2))
         ends = np.linspace(0, self.count, parts + 1).round().astype(int).tolist()
         for first, end in pairwise(ends):
             inputs, targets = batch[first:end]

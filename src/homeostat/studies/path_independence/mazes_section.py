@@ -49,7 +49,7 @@ DEAD_ENDS = Claim(
 
 
 def maze_nets(preset: Preset) -> dict[str, list[Net]]:
-    """The reference maze net, and one that differs in zero starts and fixed depth."""
+    """The reference maze net, and one from zero starts with a fixed depth, without noise and carried states."""
     reference = get_recipe("mazes")
     sizes = tuple(size for size in reference.sizes if size <= _LARGEST) or reference.sizes[:1]
     reference = reference.changed(name="mazes to 9x9", sizes=sizes)
@@ -188,7 +188,7 @@ def section_8(preset: Preset) -> Section:
 
 
 def _same(jobs: dict, net: Net, plan: Plan) -> Followed:
-    """The same size with any start; its count or budget may differ."""
+    """The same size with any start, whose budget may differ; its count must not, since the two are compared."""
     return next(job for (n, v, p), job in jobs.items() if (n, v, p.size) == (net, "any start", plan.size))
 
 

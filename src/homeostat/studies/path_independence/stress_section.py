@@ -13,7 +13,7 @@ from homeostat.studies.path_independence.nets import Net
 from homeostat.studies.path_independence.prefix_nets import prefix_nets
 from homeostat.studies.path_independence.presets import Plan, Preset
 from homeostat.studies.path_independence.reading import dots_by_category, estimate, in_figures, in_percent
-from homeostat.studies.statistics import over_seeds
+from homeostat.studies.statistics import change, over_seeds
 from homeostat.studies.study import Content, Section, Values
 
 _OBJECTIVES: tuple[AttackObjective, ...] = ("answer", "latent")
@@ -85,14 +85,12 @@ def section_3(preset: Preset) -> Section:
         def of(task: str, group: str, plan: Plan) -> list[_Stressed]:
             return [s for s in stressed if (s.task, s.group, s.plan) == (task, group, plan)]
 
-        def attacked(s: _Stressed) -> list[float]:
-            return [float(right) for right in values(s.attacks[0])["row"]["corrects"]]
+        def attacked(s: _Stressed) -> list[bool]:
+            return values(s.attacks[0])["row"]["corrects"]
 
-        def lost(s: _Stressed) -> list[float]:
-            return [after - before for before, after in zip(values(s.clean)["correct"], attacked(s), strict=True)]
-
-        def change(task: str, group: str, plan: Plan) -> Estimate:
-            return over_seeds([lost(s) for s in of(task, group, plan)])
+        def lost(task: str, group: str, plan: Plan) -> Estimate:
+            found = of(task, group, plan)
+            return change([values(s.clean)["correct"] for s in found], [attacked(s) for s in found])
 
         def clean(task: str, group: str, plan: Plan) -> list[tuple[str, Estimate]]:
             return [("clean", over_seeds([values(s.clean)["correct"] for s in of(task, group, plan)]))]
@@ -108,9 +106,9 @@ def section_3(preset: Preset) -> Section:
         claims = tuple(
             decide(claim, [(of_size, how(task, group, plan))], note, given=clean(task, group, plan))
             for claim, how, task, group, plan, of_size, note in (
-                (UNCHANGED, change, "prefix sums", "path-independent", first, bits, few),
+                (UNCHANGED, lost, "prefix sums", "path-independent", first, bits, few),
                 (BROKEN, under, "prefix sums", "fixed", first, bits, few),
-                (MAZES_UNCHANGED, change, "mazes", "path-independent", maze, rooms, one),
+                (MAZES_UNCHANGED, lost, "mazes", "path-independent", maze, rooms, one),
                 (MAZES_BROKEN, under, "mazes", "fixed", maze, rooms, one),
             )
         )

@@ -100,7 +100,7 @@ def section_7(preset: Preset) -> Section:
                 f"{which} ({job.size})",
                 str(job.steps),
                 in_percent(exact(values(job))),
-                in_figures(mean(values(job)["error"])) if "error" in values(job) else "",
+                in_figures(_score(values, job, True)) if "error" in values(job) else "",
                 residual_words(values(job)["residual"]),
                 in_figures(alignment(values(t.aligned))) if which == "hard" else "",
                 limits_words(values(job)["limits"]),

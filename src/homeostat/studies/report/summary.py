@@ -24,7 +24,7 @@ def summary(report: StudyReport, *, pictures: bool = False) -> str:
         "",
         f"Preset `{study.preset}`, commit {report.commit}, {versions}, {report.machine}; {len(report.outcomes)} jobs, "
         f"{minutes(seconds)} by the clock, all jobs added up. Made by `homeostat study {study.name} "
-        f"--preset {study.preset}`. Rules were fixed in the code beside their claims before anything was run.",
+        f"--preset {study.preset}`. Each rule stands in the code beside its claim.",
         "",
     ]
     claims = tuple(
