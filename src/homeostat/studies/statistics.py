@@ -86,7 +86,7 @@ def over_seeds(values: Sequence[ArrayLike], *, seed: int = 0) -> Estimate:
 
 
 def change(before: Sequence[ArrayLike], after: Sequence[ArrayLike], *, seed: int = 0) -> Estimate:
-    """Share of hits `after` minus share of hits `before`, of the same nets on the same examples: bools, nets x examples.
+    """Share of hits `after` minus share `before`, of the same nets on the same examples: bools, nets by examples.
 
     Nets and examples are resampled together, and before and after stay together. The interval is at least what
     Wilson's for the shares of gained and of lost hits allow over the examples: that none was lost among a few does not
