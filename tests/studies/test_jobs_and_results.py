@@ -9,6 +9,7 @@ import pytest
 from study_fixture import Number
 
 from homeostat.errors import HomeostatError
+from homeostat.models.starts import Own, Zeros
 from homeostat.probes.results import Estimate
 from homeostat.studies import fingerprint as fingerprint_module
 from homeostat.studies.fingerprint import fingerprint, sources
@@ -21,6 +22,26 @@ def test_the_key_of_a_job_is_what_it_is_and_nothing_else() -> None:
     assert Number(number=1).key != Number(number=2).key
     assert Number(number=1).key != Number(number=1, before=(Number(number=2),)).key
     assert len({Number(number=1), Number(number=1), Number(number=2)}) == 2
+
+
+def test_a_field_that_comes_to_be_later_leaves_keys_alone() -> None:
+    class Later(Number):
+        twice: bool = False
+
+        @property
+        def kind(self) -> str:
+            return "Number"
+
+    assert Later(number=1).key == Number(number=1).key
+    assert Later(number=1, twice=True).key != Number(number=1).key
+
+
+def test_kinds_without_other_fields_are_told_apart() -> None:
+    class Start(Number):
+        start: Own | Zeros = Own()
+
+    assert Start(number=1).key != Start(number=1, start=Zeros()).key
+    assert Start(number=1, start=Zeros()).as_record()["start"] == {"kind": "zeros"}
 
 
 def test_a_job_that_two_others_need_comes_once_and_first() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from homeostat.errors import HomeostatError
 
 _PACKAGE = "homeostat"
-_APART = ("models/registry.py", "probes/report/", "probes/saving.py", "probes/audits/table.py")
-"""The list of networks, and how audits are shown."""
+_APART = ("models/registry.py", "probes/report/", "probes/saving.py", "probes/audits/table.py", "studies/jobs.py")
+"""The list of networks, how audits are shown, and how jobs are declared."""
 
 
 def fingerprint(modules: Iterable[str]) -> str:

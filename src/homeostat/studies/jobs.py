@@ -100,8 +100,10 @@ class Job(BaseModel):
         return type(self).__name__
 
     def as_record(self) -> dict[str, Any]:
-        """The declaration as plain data."""
-        return {"kind": self.kind, **self.model_dump(mode="json")}
+        """The declaration as plain data, without what is as it is by default: a field that comes to be later, with a
+        default that changes nothing, leaves keys as they are. A changed default is a change of code.
+        """
+        return {"kind": self.kind, **_declared(self)}
 
     @cached_property
     def key(self) -> str:
@@ -131,6 +133,22 @@ def _given(record: Any) -> Any:
     if not isinstance(record, dict):
         return record
     return {name: _given(value) for name, value in record.items() if value is not None and value not in ({}, [])}
+
+
+def _declared(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        found = {}
+        for name, field in type(value).model_fields.items():
+            own = getattr(value, name)
+            # A kind is what tells two classes apart that may have no other field.
+            if not field.exclude and (name == "kind" or own != field.get_default(call_default_factory=True)):
+                found[name] = _declared(own)
+        return found
+    if isinstance(value, dict):
+        return {str(key): _declared(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_declared(item) for item in value]
+    return value
 
 
 def with_needs(jobs: Iterable[Job]) -> list[Job]:
