@@ -10,6 +10,8 @@ from homeostat.files import write_bytes
 from homeostat.studies.figures import Axis, Figure
 from homeostat.studies.report.colours import LIGHT, MARKS
 
+_MOST_TICKS = 12
+
 _MARKS = dict(zip(MARKS, ("o", "s", "D", "^", "P", "*", "v", "h", "X"), strict=True))
 
 
@@ -53,6 +55,10 @@ def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
             label=series.name,
         )
     _dress(axes, "x", figure.x)
+    sizes = sorted({point.x for series in figure.series for point in series.points})
+    if figure.x.scale == "log" and len(sizes) <= _MOST_TICKS:  # lengths and sizes are read best as what they are
+        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        axes.minorticks_off()
     _dress(axes, "y", figure.y)
     if figure.level is not None:
         axes.axhline(figure.level, color="#7d858f", linewidth=1, linestyle=(0, (5, 4)))
