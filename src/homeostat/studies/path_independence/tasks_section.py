@@ -31,10 +31,10 @@ TASKS = ("matrix-inversion", "edge-copy", "blurry-digits")
 _EXPECTED = {"matrix-inversion": 120, "edge-copy": 120, "blurry-digits": 90}
 """Seconds of training on one core."""
 
-_SIZES = {"matrix-inversion": (2, 10), "edge-copy": (10, 30), "blurry-digits": (2, 5)}
+_SIZES = {"matrix-inversion": (2, 10), "edge-copy": (10, 12), "blurry-digits": (2, 5)}
 """Sizes of the easy and of the hard set."""
 
-_STEPS = {"matrix-inversion": 400, "edge-copy": 120, "blurry-digits": 64}
+_STEPS = {"matrix-inversion": 400, "edge-copy": 256, "blurry-digits": 64}
 """The deep budget."""
 
 
