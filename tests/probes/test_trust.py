@@ -275,3 +275,21 @@ def test_what_cannot_be_compared_is_told() -> None:
     numb = bistable(score=lambda z, x: z[:, 0] * math.nan)
     found = compare_trust(numb, [(x, x.long())], steps=5, judge=Sign())
     assert "not a number for 4 examples" in found.groups[0].missing["score"]
+
+
+def test_what_a_state_carries_along_is_never_swapped() -> None:
+    """A state of a value and its example's token; the step draws the value to the token."""
+
+    class Right:
+        def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return (outputs - targets).abs().amax(1) < 1e-3
+
+    model = hs.from_functions(
+        encode=lambda x: x,
+        initial_state=lambda x: (torch.zeros_like(x), hs.Carry(x)),
+        step=lambda z, x: (0.5 * (z[0] + z[1]), hs.Carry(z[1])),
+        decode=lambda z, x: z[0],
+    )
+    x = drawn(12, 3)
+    values = compare_trust(model, [(x, x + (torch.arange(12) % 2)[:, None])], steps=60, judge=Right())
+    assert values.of("all examples", "alignment").values == pytest.approx([1.0] * 12)

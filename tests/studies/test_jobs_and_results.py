@@ -12,6 +12,7 @@ from homeostat.errors import HomeostatError
 from homeostat.models.starts import Own, Zeros
 from homeostat.probes.results import Estimate
 from homeostat.studies import fingerprint as fingerprint_module
+from homeostat.studies import results_folder
 from homeostat.studies.fingerprint import fingerprint, sources
 from homeostat.studies.jobs import plain, with_needs
 from homeostat.studies.results_folder import ResultsFolder, run_job
@@ -161,3 +162,15 @@ def test_a_fingerprint_changes_with_what_runs_alone(package: Path, file: str, te
 def test_a_module_without_source_is_told(package: Path) -> None:
     with pytest.raises(HomeostatError, match=r"there is no source of homeostat\.gone"):
         taken(package, "homeostat.gone")
+
+
+def test_what_other_code_began_remains_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results, job = ResultsFolder(tmp_path), Number(number=4, fails=True)
+    with pytest.raises(ValueError, match="not a number"):
+        run_job(job, results.jobs, "cpu")
+    (results.jobs / job.folder_name / "training.safetensors").write_bytes(b"half")
+    monkeypatch.setattr(results_folder, "fingerprint", lambda modules: "today's")
+    monkeypatch.setattr(Number, "run", lambda self, place: {"number": 4})
+    run_job(job, results.jobs, "cpu")  # as with --keep-results: it goes on with what is there
+    assert results.state(job) == "done"
+    assert results.foreign([job]) == [job]

@@ -16,10 +16,10 @@ from torch import Tensor
 from homeostat.engine.nest import flatten
 from homeostat.errors import ContractError, InputError
 from homeostat.models.contract import IteratedModel, as_model
-from homeostat.models.starts import Noise, Own
+from homeostat.models.starts import Own
 from homeostat.probes import estimates
 from homeostat.probes.answers import asked, judge_of, logits_of
-from homeostat.probes.audits.alignment import align
+from homeostat.probes.audits.alignment import align, other_starts
 from homeostat.probes.columns import columns, percent
 from homeostat.probes.examples import (
     ExampleBatch,
@@ -310,21 +310,14 @@ def _second_run(
     failed: np.ndarray,
 ) -> None:
     """Alignment and agreement with a run from the other start."""
-    if start == "swapped" and batch.rows < 2:
-        why = "a batch of one example has no other example's limit to start from"
+    starts, _ = other_starts(model, context, swept, scale=noise_scale, seed=seed, indices=batch.indices)
+    if start not in starts:
+        why = "initial_state(context, start) returns the same state for every start"
+        if start == "swapped":
+            why = "a batch of one example has no other example's limit to start from"
         into.missing |= {"alignment": why, "agreement": why}
         return
-    final, layout = flatten(swept.state, "state")
-    if start == "swapped":
-        state = layout.build([leaf.roll(1, 0) for leaf in final], marks=True)
-    else:
-        state = model.initial_state(context, Noise(scale=noise_scale).seeded(seed, batch.indices))
-        drawn, own = flatten(state, "state")[0], flatten(model.initial_state(context, Own()), "state")[0]
-        if all(torch.equal(drawn[i], own[i]) for i in layout.measured()):
-            why = "initial_state(context, start) returns the same state for every start"
-            into.missing |= {"alignment": why, "agreement": why}
-            return
-    other = align(model, context, swept, start, state, batch.targets, judge, steps)
+    other = align(model, context, swept, start, starts[start], batch.targets, judge, steps)
     into.add("alignment", np.where(other.failed, -1.0, other.cosine), failed)
     if other.agreement is None:
         into.missing["agreement"] = "nothing decodes the answers"

@@ -68,6 +68,10 @@ def run_jobs(
                     failures[job.key] = Failure(job, f"it needs {broken[0].label}, which failed")
                     waiting.remove(job)
             ready = [job for job in waiting if all(results.state(need) == "done" for need in job.needs)]
+            if waiting and not ready:  # a machine of the cluster wrote its results where this one does not see them
+                raise HomeostatError(
+                    f"the results that {waiting[0].label} needs were computed, but are not in {results.path}"
+                )
             waiting = [job for job in waiting if job not in ready]
             for key, error in _round(ready, results, min(workers, len(ready)), device, options):
                 job = next(job for job in ready if job.key == key)

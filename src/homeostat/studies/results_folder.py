@@ -83,9 +83,7 @@ class ResultsFolder:
         folder = self.jobs / job.folder_name
         if (folder / "result.json").exists():
             return "done"
-        # A job that failed, or was killed before its first sign of progress, left nothing worth keeping.
-        progress = any(path.name != "job.json" and not path.name.startswith(".") for path in folder.glob("*"))
-        return "begun" if progress else "missing"
+        return "begun" if _begun(folder) else "missing"
 
     def outcome(self, job: Job) -> Outcome | None:
         """What a job found; None when it is not done.
@@ -144,6 +142,8 @@ def run_job(job: Job, root: Path, device: str, *, waits: float = 30.0) -> None:
             if (folder / "result.json").exists():
                 return
             code = fingerprint(job.code)
+            if _begun(folder) and (folder / "job.json").exists():
+                code = _read(folder / "job.json").get("code")  # what other code began remains the work of other code
             began = {"format": FORMAT, "key": job.key, "label": job.label, "code": code, "job": job.as_record()}
             write_text(folder / "job.json", json.dumps(began, indent=1, allow_nan=False) + "\n")
             place = Place(root, device, lambda share, note: _note(folder, share, note))
@@ -186,6 +186,11 @@ def names(jobs: Sequence[Job], most: int = 4) -> str:
         return "none"
     more = f" and {len(jobs) - most} more" if len(jobs) > most else ""
     return ", ".join(job.label for job in jobs[:most]) + more
+
+
+def _begun(folder: Path) -> bool:
+    # A job that failed, or was killed before its first sign of progress, left nothing worth keeping.
+    return any(path.name != "job.json" and not path.name.startswith(".") for path in folder.glob("*"))
 
 
 def _note(folder: Path, share: float, note: str) -> None:

@@ -179,7 +179,10 @@ def _decided(name: str, tests: list[_Test], groups: tuple[str, ...], values: Val
     best = max(others, key=lambda other: sign * float(np.mean(scores(*other))))
     ours = effect(scores(groups[0], "hard"), scores(*best))
     where = "the deep budget" if best[1] == "hard" else "its trained depth"
-    return decide(HARDER[name], [("hard set", ours)], f"The best net without: {best[0]}, at {where}.")
+    note = f"The best net without: {best[0]}, at {where}."
+    if sum(test.group == groups[0] for test in tests) == 1:
+        note += " One net of each kind: the interval is over instances alone."
+    return decide(HARDER[name], [("hard set", ours)], note)
 
 
 def _scores(values: Values, job: Followed, error: bool) -> list[float]:
