@@ -236,7 +236,7 @@ def test_training_never_sees_a_test_instance(tmp_path: Path, monkeypatch: pytest
             seen.append(batch.inputs)
             return batch
 
-    monkeypatch.setattr(loop, "get_task", lambda name, **options: Spy())
+    monkeypatch.setattr(loop, "training_task", lambda recipe: Spy())
     recipe = Recipe(
         task=TaskReference(name="mazes"),
         model=RecallConfig.of(Mazes(), width=4),

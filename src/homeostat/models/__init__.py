@@ -9,7 +9,7 @@ from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 from homeostat.models.registry import ModelConfig
-from homeostat.models.starts import Mixed, Noise, Own, Projection, Start, Zeros
+from homeostat.models.starts import Mixed, Noise, Own, Perturbed, Projection, Start, Zeros
 
 __all__ = [
     "Checkpoint",
@@ -26,6 +26,7 @@ __all__ = [
     "Net",
     "Noise",
     "Own",
+    "Perturbed",
     "Projection",
     "RecallConfig",
     "RecallNet",

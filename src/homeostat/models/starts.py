@@ -177,6 +177,25 @@ class Noise(_Start):
         return (self.scale * noise).to(device=leaf.device, dtype=leaf.dtype)
 
 
+class Perturbed(_Start):
+    """The model's own start with Gaussian noise added, for models whose own start means something: a learned one.
+
+    Args:
+        scale: standard deviation of the noise.
+
+    Example:
+        >>> Perturbed(scale=0.1).like(torch.ones(100, 300)).mean().round(decimals=2)
+        tensor(1.)
+    """
+
+    kind: Literal["perturbed"] = "perturbed"
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+    def _fill(self, leaf: Tensor, position: int, indices: Sequence[int]) -> Tensor:
+        noise = self.scale * self._draw(leaf, position, indices, "gaussian")
+        return leaf + noise.to(device=leaf.device, dtype=leaf.dtype)
+
+
 # Streams beside those of the noise itself.
 _WHICH, _MASK = 1, 2
 
@@ -234,4 +253,4 @@ class Mixed(_Start):
         return noise.to(device=leaf.device, dtype=leaf.dtype)
 
 
-Start = Annotated[Own | Zeros | Projection | Noise | Mixed, Field(discriminator="kind")]
+Start = Annotated[Own | Zeros | Projection | Noise | Perturbed | Mixed, Field(discriminator="kind")]

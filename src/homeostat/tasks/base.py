@@ -35,6 +35,11 @@ class Batch:
         """Some of the instances."""
         return Batch(*(pytree.tree_map(lambda leaf: leaf[rows], part) for part in self))
 
+    def at(self, rows: np.ndarray) -> "Batch":
+        """The instances at some places."""
+        index = torch.from_numpy(rows)
+        return Batch(*(pytree.tree_map(lambda leaf: leaf[index], part) for part in self))
+
     def to(self, device: torch.device) -> "Batch":
         """The same instances on a device."""
         return Batch(*(pytree.tree_map(lambda leaf: leaf.to(device), part) for part in self))

@@ -8,6 +8,7 @@ from homeostat.training.gradient import (
     PhantomGradient,
     ShineGradient,
 )
+from homeostat.training.instances import training_instances
 from homeostat.training.loop import TrainingEvent, train
 from homeostat.training.pool import Segments
 from homeostat.training.recipe import Optimiser, Recipe
@@ -34,4 +35,5 @@ __all__ = [
     "TrainingEvent",
     "get_recipe",
     "train",
+    "training_instances",
 ]

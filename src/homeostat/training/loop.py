@@ -22,8 +22,9 @@ from homeostat.files import write_text
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, build, load, save
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig
-from homeostat.tasks import PuzzleTask, Task, get_task
+from homeostat.tasks import Batch, PuzzleTask, Task
 from homeostat.training.ema import Average
+from homeostat.training.instances import training_instances, training_task, visited
 from homeostat.training.pool import Pools
 from homeostat.training.progress import FILE, load_progress, save_progress
 from homeostat.training.recipe import Recipe
@@ -114,7 +115,7 @@ def _train(
     checkpoint_every: int,
     on_step: Callable[[TrainingEvent], None] | None,
 ) -> Checkpoint:
-    task = get_task(recipe.task.name, **{**recipe.task.options, **recipe.train_options})
+    task = training_task(recipe)
     record = {"recipe": recipe.as_record(), "seed": seed}
     key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
     config = _config(recipe, task, record)
@@ -170,6 +171,7 @@ class _Run:
         self._pools: Pools | None = None
         if recipe.segments is not None:
             self._pools = Pools(recipe.segments, task, batch=recipe.batch, seed=seed, fabric=fabric)
+        self._instances: dict[int, Batch] = {}
         self._evaluations = torch.zeros(3, dtype=torch.int64)
         terms = {"jacobian": recipe.jacobian, "path_penalty": recipe.path_penalty}
         self.columns = ["loss", *(name for name, term in terms.items() if term is not None)]
@@ -190,7 +192,7 @@ class _Run:
         size, free, graphed = recipe.draw(step, rng)
         visit = Visit(self._seed, step, step / recipe.steps, free, graphed)
         if self._pools is None:
-            batch = self._task.sample(size, recipe.batch, split="train", seed=visit.stream(Stream.DATA))
+            batch = self._batch(size, visit)
             share = recipe.batch // fabric.world_size
             first = fabric.global_rank * share
             visit.indices = range(first, first + share)
@@ -219,6 +221,16 @@ class _Run:
             self._pools.leave(size, self._module.reached, free + graphed)
         self._evaluations += torch.tensor(self._module.evaluations())
         return parts
+
+    def _batch(self, size: int, visit: Visit) -> Batch:
+        """The instances of a training step, for all processes together."""
+        recipe = self._recipe
+        if recipe.instances is None:
+            return self._task.sample(size, recipe.batch, split="train", seed=visit.stream(Stream.DATA))
+        if size not in self._instances:
+            self._instances[size] = training_instances(recipe, seed=self._seed, size=size)
+        rows = visited(recipe.instances, recipe.batch, visit.step, self._seed)
+        return self._instances[size].at(rows)
 
     def _mean(self, value: Tensor) -> Tensor:
         mean: Any = self._fabric.all_reduce(value.double(), reduce_op="mean")

@@ -69,6 +69,9 @@ class Recipe(Data):
     optimiser: Optimiser = Optimiser()
     steps: int = Field(ge=1)
     batch: int = Field(default=128, ge=1)
+    instances: int | None = Field(default=None, ge=1)
+    """Instances of each size that there are to train on, drawn once with the seed of the training and visited in
+    shuffled rounds; None draws new ones at every step. See `training_instances`."""
     sizes: tuple[int, ...] = Field(min_length=1)
     """Sizes of the training instances, easiest first."""
     growth: float = Field(default=0.0, ge=0, le=1)
@@ -87,8 +90,12 @@ class Recipe(Data):
             raise ValueError("path_noise needs gradient 'unrolled': a fixed point is one of the same map at every step")
         if isinstance(self.depth, ProgressiveDepth) and not plain:
             raise ValueError("progressive depth needs gradient 'unrolled': it says which steps keep a graph")
+        if self.instances is not None and self.instances < self.batch:
+            raise ValueError(f"a batch of {self.batch} is more than the {self.instances} instances to train on")
         if self.segments is None:
             return self
+        if self.instances is not None:
+            raise ValueError("segments need new instances at every step: leave instances out")
         if not plain:
             raise ValueError("segments need gradient 'unrolled': a carried state is on its way, not at a fixed point")
         if isinstance(self.depth, ProgressiveDepth):
@@ -141,6 +148,7 @@ class Recipe(Data):
         parts += [f"path penalty {self.path_penalty.weight:+g}"] if self.path_penalty else []
         parts += ["segments"] if self.segments else []
         parts += [f"EMA {self.ema:g}"] if self.ema else []
+        parts += [f"{self.instances} instances"] if self.instances else []
         return f"Recipe({self.task.name}: {', '.join(parts)}, {self.steps} steps of {self.batch})"
 
     def as_record(self) -> dict[str, Any]:

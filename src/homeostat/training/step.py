@@ -41,7 +41,8 @@ class TrainingStep(nn.Module):
         self._solutions = []
         context = model.encode(inputs)
         start = recipe.start.seeded(visit.stream(Stream.STARTS), visit.indices)
-        with torch.no_grad():
+        # Backpropagation through the steps reaches a start that is learned, such as the weights of a meta-learner.
+        with torch.set_grad_enabled(recipe.gradient == "unrolled" and visit.carried is None):
             if visit.carried is None:
                 state = model.initial_state(context, start)
             else:

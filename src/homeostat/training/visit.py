@@ -22,6 +22,7 @@ class Stream(IntEnum):
     NOISE = 4
     POOL = 5
     PENALTIES = 6
+    INSTANCES = 7
 
     def seed(self, *numbers: int) -> int:
         """A seed from the training's own seed and whatever else it depends on."""

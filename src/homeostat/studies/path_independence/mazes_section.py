@@ -5,8 +5,8 @@ from typing import Any
 from homeostat.models.starts import Zeros
 from homeostat.studies.claims import Above, Claim, decide
 from homeostat.studies.figures import Axis, Figure, Series, Table, point
-from homeostat.studies.path_independence.measures import Aligned, Followed
-from homeostat.studies.path_independence.nets import Net
+from homeostat.studies.measures import Aligned, Followed
+from homeostat.studies.nets import Net
 from homeostat.studies.path_independence.presets import CELLS, Plan, Preset
 from homeostat.studies.path_independence.reading import (
     alignment,

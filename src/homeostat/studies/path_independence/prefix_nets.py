@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from homeostat.studies.path_independence.measures import Aligned, Followed, Trusted
-from homeostat.studies.path_independence.nets import Net
+from homeostat.studies.measures import Aligned, Followed, Trusted
+from homeostat.studies.nets import Net
 from homeostat.studies.path_independence.presets import Plan, Preset
 from homeostat.training import get_recipe
 

@@ -7,9 +7,9 @@ from homeostat.probes.attacks.attack import AttackObjective
 from homeostat.probes.results import Estimate
 from homeostat.studies.claims import Above, Below, Claim, Given, decide
 from homeostat.studies.figures import Axis, Table
+from homeostat.studies.measures import Attacked, Followed
+from homeostat.studies.nets import Net
 from homeostat.studies.path_independence.mazes_section import maze_nets
-from homeostat.studies.path_independence.measures import Attacked, Followed
-from homeostat.studies.path_independence.nets import Net
 from homeostat.studies.path_independence.prefix_nets import prefix_nets
 from homeostat.studies.path_independence.presets import Plan, Preset
 from homeostat.studies.path_independence.reading import dots_by_category, estimate, in_figures, in_percent

@@ -9,8 +9,8 @@ from homeostat.probes.estimates import mean
 from homeostat.probes.results import Estimate
 from homeostat.studies.claims import Above, Below, Claim, Decided, decide
 from homeostat.studies.figures import Axis, Table
-from homeostat.studies.path_independence.measures import Aligned, Followed
-from homeostat.studies.path_independence.nets import Net
+from homeostat.studies.measures import Aligned, Followed
+from homeostat.studies.nets import Net
 from homeostat.studies.path_independence.presets import Preset
 from homeostat.studies.path_independence.reading import (
     alignment,

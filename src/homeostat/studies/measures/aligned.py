@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from homeostat.models.checkpoint import Checkpoint
 from homeostat.probes.starts.align import align_starts
 from homeostat.studies.jobs import Place
-from homeostat.studies.path_independence.measures.base import SEED, Measure
+from homeostat.studies.measures.base import SEED, Measure
 from homeostat.tasks import Task
 
 

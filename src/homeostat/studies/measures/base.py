@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from homeostat.models.checkpoint import Checkpoint
 from homeostat.studies.jobs import Job, Place
-from homeostat.studies.path_independence.nets import Net
+from homeostat.studies.nets import Net
 from homeostat.tasks import Task, get_task
 
 SEED = 7

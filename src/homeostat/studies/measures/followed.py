@@ -10,7 +10,7 @@ from homeostat.models.checkpoint import Checkpoint
 from homeostat.models.starts import Own
 from homeostat.probes.audits.audit import audit
 from homeostat.studies.jobs import Place
-from homeostat.studies.path_independence.measures.base import SEED, Measure
+from homeostat.studies.measures.base import SEED, Measure
 from homeostat.tasks import Task
 
 
