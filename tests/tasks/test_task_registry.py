@@ -12,6 +12,7 @@ from homeostat.tasks import (
     Mazes,
     PrefixSums,
     PuzzleTask,
+    Sinusoids,
     Sudoku,
     get_task,
 )
@@ -25,6 +26,7 @@ def test_names():
         "matrix-inversion": MatrixInversion,
         "edge-copy": EdgeCopy,
         "blurry-digits": BlurryDigits,
+        "sinusoids": Sinusoids,
     }
     assert get_task("prefix_sums") == PrefixSums()
     assert get_task("mazes", percolation=0.2, paths="any") == Mazes(percolation=0.2, paths="any")

@@ -1,5 +1,6 @@
 """Inner objectives: a loss for each row of parameters, and its gradient."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,18 @@ from homeostat.engine.backward.functional import is_transformed
 
 Objective = Callable[[Any, Any], Tensor]
 """`(parameters, context) -> (rows,)`: parameters are a tensor or a nest of tensors with a row for each problem."""
+
+
+class RowObjective(ABC):
+    """An objective that can be had for some of its rows: what spares a search the rows that have found their step."""
+
+    @abstractmethod
+    def __call__(self, parameters: Any, context: Any) -> Tensor:
+        """`(rows,)` losses."""
+
+    @abstractmethod
+    def rows(self, context: Any, index: Tensor) -> Any:
+        """The context of the rows `index`, `(k,)` int64; a row may be asked for several times."""
 
 
 def row_gradients(objective: Objective, parameters: Any, context: Any) -> Any:
@@ -34,7 +47,10 @@ def row_values_and_gradients(objective: Objective, parameters: Any, context: Any
         >>> row_values_and_gradients(lambda p, c: 0.5 * ((p - c) ** 2).sum(1), torch.zeros(2, 3), torch.ones(2, 3))[0]
         tensor([1.5000, 1.5000])
     """
-    if torch.compiler.is_compiling() or is_transformed():
+    leaves, spec = pytree.tree_flatten(parameters)
+    again = torch.is_grad_enabled()
+    apart = again and not all(p.requires_grad for p in leaves)  # a derivative that parameters have no part in
+    if apart or is_transformed() or torch.compiler.is_compiling():
 
         def total(p: Any) -> tuple[Tensor, Tensor]:
             values = objective(p, context)
@@ -43,10 +59,8 @@ def row_values_and_gradients(objective: Objective, parameters: Any, context: Any
         gradient, values = torch.func.grad(total, has_aux=True)(parameters)
         return values.detach(), gradient
     # Plain autograd: the same, without what a transform adds to every operation.
-    again = torch.is_grad_enabled()
-    leaves, spec = pytree.tree_flatten(parameters)
     with torch.enable_grad():
-        at = [p if again and p.requires_grad else p.detach().requires_grad_() for p in leaves]
+        at = leaves if again else [p.detach().requires_grad_() for p in leaves]
         values = objective(pytree.tree_unflatten(at, spec), context)
         found = torch.autograd.grad(values.sum(), at, create_graph=again, materialize_grads=True)
     return values.detach(), pytree.tree_unflatten(list(found), spec)
