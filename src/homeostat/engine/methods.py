@@ -107,7 +107,8 @@ class CG:
     STALLED with the solution that it had; `Solution.adjoint.obstacle` says which, and so does the warning or error.
     Symmetry is looked at in the directions that the method takes, to a thousandth or to rounding: a system that is not
     symmetric elsewhere has the same solution. A step is an iteration; besides, there is one product before the first
-    and one after the last, for the true residual. `Implicit(CG(), Stop(rtol=0, max_steps=5))` takes five.
+    and one after the last, for the true residual. `Implicit(CG(), Stop(rtol=0, max_steps=5))` takes five,
+    or fewer where nothing is left but rounding.
 
     Source:
         M. R. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems", J. Res. NBS 49 (1952).

@@ -10,6 +10,8 @@ from homeostat.engine.solution import Obstacle
 _ASYMMETRY = 1e-3
 # Rounding of a product `J^T p`, in units in the last place of `p`: what an inner product has to exceed to be trusted.
 _NOISE = 32
+# A residual of this share of a unit in the last place of the solution adds nothing to it.
+_NOTHING = 0.01
 
 
 def cg(system: System, x: Tensor, r: Tensor, source: Tensor, left: Tensor, unit: float) -> Cycle:
@@ -50,7 +52,8 @@ def cg(system: System, x: Tensor, r: Tensor, source: Tensor, left: Tensor, unit:
         x = x + length[:, None] * p
         r = r - length[:, None] * q
         rows.advance(x, obstacle)
-        rows.finish(system.done(x, system.leaf_norms(r)))
+        nothing_left = _length(r) <= _NOTHING * unit * _length(x)
+        rows.finish(nothing_left | system.done(x, system.leaf_norms(r)))
         if not bool(rows.busy.any()):
             break
         stay = rows.compact()

@@ -60,6 +60,7 @@ def solve_by_cycles(
     status[~finite] = Status.DIVERGED
     rows = finite.nonzero().squeeze(1) if stop.max_steps else torch.zeros_like(steps[:0])
 
+    cycles = 0
     while len(rows):
         u, g = [x[rows] for x in solution], [x[rows] for x in source]
         after = [p + s for p, s in zip(products.pull(batch[rows], u), g, strict=True)]
@@ -77,6 +78,9 @@ def solve_by_cycles(
         if isinstance(method, CG):  # what it has met it would meet again
             stopped = obstacle[rows] != Obstacle.NONE
             stuck, spent = stuck | stopped, spent & ~stopped
+            if not stop.tests and cycles:  # it ended early because nothing was left but rounding
+                stuck, spent = stopped, ~stopped
+        cycles += 1
         kinds = torch.where(stuck & ~spent, Status.STALLED, Status.MAX_STEPS)
         kinds = torch.where(diverged, Status.DIVERGED, torch.where(met, Status.CONVERGED, kinds))
         status[rows] = kinds.to(torch.int8)
