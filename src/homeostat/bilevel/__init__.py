@@ -1,7 +1,25 @@
 """Inner problems as iterated maps: implicit MAML, hyperparameters, and the theory of when more iterations help."""
 
 from homeostat.bilevel.gradient_descent import GradientDescent
+from homeostat.bilevel.momentum import Momentum
+from homeostat.bilevel.newton import Newton
+from homeostat.bilevel.nonlinear_cg import NonlinearCG
 from homeostat.bilevel.objective import Objective, row_gradients
+from homeostat.bilevel.proximal_gradient import ProximalGradient
+from homeostat.bilevel.proximal_operators import Ball, Box, Proximal, SoftThreshold
 from homeostat.bilevel.step import InnerStep
 
-__all__ = ["GradientDescent", "InnerStep", "Objective", "row_gradients"]
+__all__ = [
+    "Ball",
+    "Box",
+    "GradientDescent",
+    "InnerStep",
+    "Momentum",
+    "Newton",
+    "NonlinearCG",
+    "Objective",
+    "Proximal",
+    "ProximalGradient",
+    "SoftThreshold",
+    "row_gradients",
+]
