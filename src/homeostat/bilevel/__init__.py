@@ -1,6 +1,8 @@
 """Inner problems as iterated maps: implicit MAML, hyperparameters, and the theory of when more iterations help."""
 
 from homeostat.bilevel.gradient_descent import GradientDescent
+from homeostat.bilevel.hypergradient import Hypergradient, hypergradient
+from homeostat.bilevel.inner import InnerProblem, functional, module_parameters
 from homeostat.bilevel.momentum import Momentum
 from homeostat.bilevel.newton import Newton
 from homeostat.bilevel.nonlinear_cg import NonlinearCG
@@ -13,6 +15,8 @@ __all__ = [
     "Ball",
     "Box",
     "GradientDescent",
+    "Hypergradient",
+    "InnerProblem",
     "InnerStep",
     "Momentum",
     "Newton",
@@ -21,5 +25,8 @@ __all__ = [
     "Proximal",
     "ProximalGradient",
     "SoftThreshold",
+    "functional",
+    "hypergradient",
+    "module_parameters",
     "row_gradients",
 ]
