@@ -48,6 +48,12 @@ def test_the_guide_to_bilevel_problems_runs(capsys) -> None:
     assert names["error"] < 1e-5  # type: ignore[operator]
 
 
+def test_the_guide_to_meta_learning_runs(capsys) -> None:
+    names = run_snippets("meta-learning.md")
+    assert "meta-learner" in capsys.readouterr().out
+    assert names["loss"].item() < 0.08  # type: ignore[attr-defined]
+
+
 def test_the_guide_to_studies_runs(capsys) -> None:
     run_snippets("studies.md")
     assert capsys.readouterr().out == "Dice (preset smoke)\n1. fair: not decided\n"
