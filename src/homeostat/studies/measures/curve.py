@@ -13,6 +13,7 @@ from homeostat.probes.sweep import sweep_batch
 from homeostat.studies.jobs import Job, Place
 from homeostat.studies.measures.base import SEED, in_parts
 from homeostat.studies.nets import Net
+from homeostat.tasks import get_task
 from homeostat.training import training_instances
 
 
@@ -38,18 +39,23 @@ class Curve(Job):
     budgets: tuple[int, ...] = Field(min_length=1)
     """Steps after which it is measured, fewest first."""
     data: Literal["training", "held-out"]
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the task that differ from the training, for held-out instances that are harder."""
     expected: float = Field(default=5.0, exclude=True)
 
     @model_validator(mode="after")
     def _rising(self) -> "Curve":
         if self.budgets[0] < 1 or list(self.budgets) != sorted(set(self.budgets)):
             raise ValueError(f"budgets must be steps from 1 on, fewest first, each once, not {self.budgets}")
+        if self.options and self.data == "training":
+            raise ValueError("training instances have the options of the training: leave options out")
         return self
 
     @property
     def label(self) -> str:
         size = "" if self.size is None else f", size {self.size}"
-        return f"{self.data} curve of {self.net.label}{size}, to {self.budgets[-1]} steps"
+        options = "".join(f", {name} {value}" for name, value in self.options.items())
+        return f"{self.data} curve of {self.net.label}{size}{options}, to {self.budgets[-1]} steps"
 
     @property
     def code(self) -> tuple[str, ...]:
@@ -66,6 +72,8 @@ class Curve(Job):
     def run(self, place: Place) -> dict[str, Any]:
         checkpoint, task = self.net.load(place)
         recipe, tell = self.net.recipe, place.teller()
+        if self.options:
+            task = get_task(task.name, **{**recipe.task.options, **self.options})
         size = max(recipe.sizes) if self.size is None else self.size
         if self.data == "training":
             whole = training_instances(recipe, seed=self.net.seed, size=size, count=self.count)
