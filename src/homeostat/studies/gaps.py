@@ -53,8 +53,12 @@ class Gaps:
 
     def exact(self, budget: int) -> Estimate:
         """Share answered right in full, with an interval over nets and examples."""
+        return over_seeds(self.hits(budget))
+
+    def hits(self, budget: int) -> list[NDArray[np.bool_]]:
+        """Which examples each net answers right in full."""
         assert self.correct is not None
-        return over_seeds([right[:, self._at(budget)] > 0.5 for right in self.correct])
+        return [right[:, self._at(budget)] > 0.5 for right in self.correct]
 
     def change(self, budget: int) -> list[NDArray[np.float64]]:
         """D of each example of each net."""
