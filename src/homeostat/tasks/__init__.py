@@ -10,10 +10,11 @@ from homeostat.tasks.edge_copy import EdgeCopy
 from homeostat.tasks.matrix_inversion import MatrixInversion
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
+from homeostat.tasks.sinusoids import Sinusoids
 from homeostat.tasks.sudoku import Sudoku
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (PrefixSums, Mazes, Sudoku, MatrixInversion, EdgeCopy, BlurryDigits)
+    task.name: task for task in (PrefixSums, Mazes, Sudoku, MatrixInversion, EdgeCopy, BlurryDigits, Sinusoids)
 }
 """Every task by name."""
 
@@ -58,6 +59,7 @@ __all__ = [
     "PrefixSums",
     "Puzzle",
     "PuzzleTask",
+    "Sinusoids",
     "Split",
     "Sudoku",
     "Task",
