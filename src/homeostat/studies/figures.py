@@ -1,6 +1,5 @@
 """Figures and tables as data, so that one description makes the interactive page and the static pictures."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 

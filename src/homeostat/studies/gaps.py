@@ -1,7 +1,9 @@
 """D(N, dN): what a net's loss, and its answers, change by when it takes other than its trained number of steps.
 
 D(N, dN) = loss after N + dN steps - loss after N steps, example by example, of a net trained with N. Above 0 other
-budgets are worse. Source: Ramzi, Ablin, Peyré, Moreau, "Test like you train in implicit deep learning", arXiv 2305.15042.
+budgets are worse.
+
+Source: Ramzi, Ablin, Peyré, Moreau, "Test like you train in implicit deep learning", arXiv 2305.15042.
 """
 
 import math

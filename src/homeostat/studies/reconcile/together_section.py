@@ -62,8 +62,8 @@ def together_section(number: int, settings: Sequence[Setting], preset: Preset) -
         number,
         "together",
         "Where the two papers meet",
-        "The three tasks side by side, and what goes with the penalty, net by net: alignment (path independence) or the "
-        "residual at N (how far the truncation was from converged).",
+        "The three tasks side by side, and what goes with the penalty, net by net: alignment (path independence) or "
+        "the residual at N (how far the truncation was from converged).",
         (ALIGNED, SETTLED),
         tuple(job for mine in nets.values() for m in mine for job in m.jobs),
         build,
@@ -104,7 +104,9 @@ def _reconciled(settings: Sequence[Setting], nets: dict[str, list[Measured]], va
         )
         quality = Axis("exact accuracy", percent=True) if setting.exact else Axis(setting.unit, scale="log")
         series = tuple(cell_series(harder[cell], cell, setting.exact) for cell in CELLS)
-        bottom.append(Figure(f"together-{setting.part}-harder", f"{setting.name}: {setting.harder}", x, quality, series))
+        bottom.append(
+            Figure(f"together-{setting.part}-harder", f"{setting.name}: {setting.harder}", x, quality, series)
+        )
     return Panels(
         "reconciled",
         "Above: D, the loss on training data after so many steps less that after N; above 0 other budgets than N are "
