@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from homeostat.studies.path_independence import path_independence
 from homeostat.studies.reconcile import reconcile
 from homeostat.studies.study import Study
+from homeostat.studies.test_like_you_train import like_training
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ STUDIES = {
     "path-independence": Entry(
         path_independence,
         'Test the claims of "Path Independent Equilibrium Models Can Better Exploit Test-Time Computation".',
+    ),
+    "test-like-you-train": Entry(
+        like_training,
+        'Test the claims of "Test like you train in implicit deep learning".',
     ),
     "reconcile": Entry(
         reconcile,
