@@ -5,10 +5,12 @@ from homeostat.models.classifier import ClassifierConfig, ClassifierNet
 from homeostat.models.contract import IteratedModel, as_model, from_functions
 from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
+from homeostat.models.multiscale import MultiscaleConfig, MultiscaleNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 from homeostat.models.registry import ModelConfig
+from homeostat.models.sequence import SequenceConfig, SequenceNet
 from homeostat.models.starts import Mixed, Noise, Own, Perturbed, Projection, Start, Zeros
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "MatrixNet",
     "Mixed",
     "ModelConfig",
+    "MultiscaleConfig",
+    "MultiscaleNet",
     "Net",
     "Noise",
     "Own",
@@ -32,6 +36,8 @@ __all__ = [
     "RecallNet",
     "RecursiveConfig",
     "RecursiveNet",
+    "SequenceConfig",
+    "SequenceNet",
     "Start",
     "Zeros",
     "as_model",

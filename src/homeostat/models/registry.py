@@ -7,12 +7,21 @@ from pydantic import Field
 from homeostat.models.classifier import ClassifierConfig, ClassifierNet
 from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
+from homeostat.models.multiscale import MultiscaleConfig, MultiscaleNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.recursive import RecursiveConfig, RecursiveNet
+from homeostat.models.sequence import SequenceConfig, SequenceNet
 
 ModelConfig = Annotated[
-    RecallConfig | RecursiveConfig | MatrixConfig | ClassifierConfig | GraphConfig, Field(discriminator="kind")
+    RecallConfig
+    | RecursiveConfig
+    | MatrixConfig
+    | ClassifierConfig
+    | GraphConfig
+    | MultiscaleConfig
+    | SequenceConfig,
+    Field(discriminator="kind"),
 ]
 """Configuration of any network of the package; `kind` says which."""
 
@@ -22,6 +31,8 @@ NETS: dict[type, type[Net]] = {
     MatrixConfig: MatrixNet,
     ClassifierConfig: ClassifierNet,
     GraphConfig: GraphNet,
+    MultiscaleConfig: MultiscaleNet,
+    SequenceConfig: SequenceNet,
 }
 
 

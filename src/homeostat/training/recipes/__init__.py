@@ -4,10 +4,12 @@ from homeostat.errors import InputError
 from homeostat.training.recipe import Recipe
 from homeostat.training.recipes.blurry_digits import BLURRY_DIGITS, BLURRY_DIGITS_FIXED
 from homeostat.training.recipes.edge_copy import EDGE_COPY, EDGE_COPY_FIXED
+from homeostat.training.recipes.images import MULTISCALE_DIGITS, MULTISCALE_DIGITS_UNROLLED
 from homeostat.training.recipes.matrix_inversion import MATRIX_INVERSION, MATRIX_INVERSION_FIXED
 from homeostat.training.recipes.mazes import MAZES
 from homeostat.training.recipes.prefix_sums import PREFIX_SUMS
 from homeostat.training.recipes.sudoku import SUDOKU_4, SUDOKU_6, SUDOKU_9
+from homeostat.training.recipes.text import SEQUENCE_TEXT, SEQUENCE_TEXT_UNROLLED
 
 RECIPES = {
     recipe.name: recipe
@@ -23,6 +25,10 @@ RECIPES = {
         MATRIX_INVERSION_FIXED,
         BLURRY_DIGITS,
         BLURRY_DIGITS_FIXED,
+        MULTISCALE_DIGITS,
+        MULTISCALE_DIGITS_UNROLLED,
+        SEQUENCE_TEXT,
+        SEQUENCE_TEXT_UNROLLED,
     )
 }
 """Every recipe by name."""
@@ -34,6 +40,8 @@ REFERENCE = {
     "edge-copy": "edge-copy",
     "matrix-inversion": "matrix-inversion",
     "blurry-digits": "blurry-digits",
+    "images": "multiscale-digits",
+    "text": "sequence-text",
 }
 """The recipe that a task is trained with when none is named."""
 
