@@ -7,12 +7,14 @@ from homeostat.tasks import (
     TASKS,
     BlurryDigits,
     EdgeCopy,
+    Images,
     LabelTask,
     MatrixInversion,
     Mazes,
     PrefixSums,
     PuzzleTask,
     Sudoku,
+    Text,
     get_task,
 )
 
@@ -25,6 +27,8 @@ def test_names():
         "matrix-inversion": MatrixInversion,
         "edge-copy": EdgeCopy,
         "blurry-digits": BlurryDigits,
+        "images": Images,
+        "text": Text,
     }
     assert get_task("prefix_sums") == PrefixSums()
     assert get_task("mazes", percolation=0.2, paths="any") == Mazes(percolation=0.2, paths="any")

@@ -4,17 +4,30 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from homeostat.errors import InputError
-from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, Task, stack
+from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, SymbolTask, Task, stack
 from homeostat.tasks.blurry_digits import BlurryDigits
 from homeostat.tasks.edge_copy import EdgeCopy
+from homeostat.tasks.images import Images
 from homeostat.tasks.matrix_inversion import MatrixInversion
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
 from homeostat.tasks.sinusoids import Sinusoids
 from homeostat.tasks.sudoku import Sudoku
+from homeostat.tasks.text import Text
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (PrefixSums, Mazes, Sudoku, MatrixInversion, EdgeCopy, BlurryDigits, Sinusoids)
+    task.name: task
+    for task in (
+        PrefixSums,
+        Mazes,
+        Sudoku,
+        MatrixInversion,
+        EdgeCopy,
+        BlurryDigits,
+        Sinusoids,
+        Images,
+        Text,
+    )
 }
 """Every task by name."""
 
@@ -52,6 +65,7 @@ __all__ = [
     "Batch",
     "BlurryDigits",
     "EdgeCopy",
+    "Images",
     "LabelTask",
     "Legend",
     "MatrixInversion",
@@ -62,7 +76,9 @@ __all__ = [
     "Sinusoids",
     "Split",
     "Sudoku",
+    "SymbolTask",
     "Task",
+    "Text",
     "get_task",
     "stack",
 ]

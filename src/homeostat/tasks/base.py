@@ -112,15 +112,13 @@ class Task(ABC):
         """`(batch,)`: what training lowers; its unit is the task's."""
 
 
-class LabelTask(Task):
-    """A label for each position of a grid, or for the whole input.
+class SymbolTask(Task):
+    """One of `classes` symbols at each asked position, or for the whole input.
 
-    Inputs `(batch, in_channels, *space)` float32; targets `(batch, *positions)` int64, `IGNORE` where no answer is
-    asked; outputs `(batch, classes, *positions)` logits.
+    Targets `(batch, *positions)` int64, `IGNORE` where no answer is asked; outputs `(batch, classes, *positions)`
+    logits.
     """
 
-    spatial_dims: ClassVar[int]
-    in_channels: ClassVar[int]
     classes: ClassVar[int]
 
     def answers(self, outputs: Tensor) -> Tensor:
@@ -143,6 +141,13 @@ class LabelTask(Task):
         asked = (targets != IGNORE).reshape(len(targets), -1)
         each = F.cross_entropy(outputs, targets, ignore_index=IGNORE, reduction="none").reshape(len(targets), -1)
         return each.sum(1) / asked.sum(1)
+
+
+class LabelTask(SymbolTask):
+    """A label for each position of a grid, or for the whole input: inputs `(batch, in_channels, *space)` float32."""
+
+    spatial_dims: ClassVar[int]
+    in_channels: ClassVar[int]
 
 
 class PuzzleTask(LabelTask):
