@@ -4,16 +4,40 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from homeostat.errors import InputError
-from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, Task, stack
+from homeostat.tasks.base import (
+    IGNORE,
+    Batch,
+    ClassificationTask,
+    LabelTask,
+    Legend,
+    Puzzle,
+    PuzzleTask,
+    Split,
+    Task,
+    stack,
+)
 from homeostat.tasks.blurry_digits import BlurryDigits
 from homeostat.tasks.edge_copy import EdgeCopy
+from homeostat.tasks.few_shot import FewShotCharacters, FewShotDigits, FewShotTask, MiniImageNet, Omniglot
 from homeostat.tasks.matrix_inversion import MatrixInversion
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
 from homeostat.tasks.sudoku import Sudoku
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (PrefixSums, Mazes, Sudoku, MatrixInversion, EdgeCopy, BlurryDigits)
+    task.name: task
+    for task in (
+        PrefixSums,
+        Mazes,
+        Sudoku,
+        MatrixInversion,
+        EdgeCopy,
+        BlurryDigits,
+        FewShotCharacters,
+        FewShotDigits,
+        Omniglot,
+        MiniImageNet,
+    )
 }
 """Every task by name."""
 
@@ -50,11 +74,17 @@ __all__ = [
     "TASKS",
     "Batch",
     "BlurryDigits",
+    "ClassificationTask",
     "EdgeCopy",
+    "FewShotCharacters",
+    "FewShotDigits",
+    "FewShotTask",
     "LabelTask",
     "Legend",
     "MatrixInversion",
     "Mazes",
+    "MiniImageNet",
+    "Omniglot",
     "PrefixSums",
     "Puzzle",
     "PuzzleTask",

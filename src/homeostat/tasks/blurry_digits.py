@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from homeostat.errors import InputError
 from homeostat.tasks.base import Batch, LabelTask, Split
+from homeostat.tasks.bundled_digits import bundled_digits
 from homeostat.tasks.idx_files import read_idx
 from homeostat.tasks.random_words import Words, candidate_keys, fold, random_words
 from homeostat.tasks.split import check_request, in_split, instance_hash
@@ -124,19 +125,9 @@ def _hash(images: NDArray[np.uint8]) -> Words:
 @lru_cache(maxsize=2)
 def _digits(folder: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pictures `(pictures, height, width)` and the digits on them."""
-    return _bundled() if folder is None else _from_folder(Path(folder).expanduser())
-
-
-def _bundled() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise InputError(
-            "the digits of blurry-digits come with scikit-learn, which is not installed: "
-            "pip install 'homeostat[digits]', or name a folder with MNIST's IDX files"
-        ) from None
-    pixels, labels = load_digits(return_X_y=True)
-    return pixels.reshape(-1, 8, 8).astype(np.uint8), labels.astype(np.int64)
+    if folder is None:
+        return bundled_digits("blurry-digits", instead=", or name a folder with MNIST's IDX files")
+    return _from_folder(Path(folder).expanduser())
 
 
 def _from_folder(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
