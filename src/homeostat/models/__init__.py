@@ -5,6 +5,7 @@ from homeostat.models.classifier import ClassifierConfig, ClassifierNet
 from homeostat.models.contract import IteratedModel, as_model, from_functions
 from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
+from homeostat.models.meta import MetaConfig, MetaNet, MLPInner
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.recursive import RecursiveConfig, RecursiveNet
@@ -20,7 +21,10 @@ __all__ = [
     "GraphNet",
     "IteratedModel",
     "MatrixConfig",
+    "MLPInner",
     "MatrixNet",
+    "MetaConfig",
+    "MetaNet",
     "Mixed",
     "ModelConfig",
     "Net",

@@ -7,12 +7,13 @@ from pydantic import Field
 from homeostat.models.classifier import ClassifierConfig, ClassifierNet
 from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
+from homeostat.models.meta import MetaConfig, MetaNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 
 ModelConfig = Annotated[
-    RecallConfig | RecursiveConfig | MatrixConfig | ClassifierConfig | GraphConfig, Field(discriminator="kind")
+    RecallConfig | RecursiveConfig | MatrixConfig | ClassifierConfig | GraphConfig | MetaConfig, Field(discriminator="kind")
 ]
 """Configuration of any network of the package; `kind` says which."""
 
@@ -22,6 +23,7 @@ NETS: dict[type, type[Net]] = {
     MatrixConfig: MatrixNet,
     ClassifierConfig: ClassifierNet,
     GraphConfig: GraphNet,
+    MetaConfig: MetaNet,
 }
 
 

@@ -22,6 +22,7 @@ from homeostat.tasks.few_shot import FewShotCharacters, FewShotDigits, FewShotTa
 from homeostat.tasks.matrix_inversion import MatrixInversion
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
+from homeostat.tasks.sinusoids import Sinusoids
 from homeostat.tasks.sudoku import Sudoku
 
 TASKS: dict[str, type[Task]] = {
@@ -33,6 +34,7 @@ TASKS: dict[str, type[Task]] = {
         MatrixInversion,
         EdgeCopy,
         BlurryDigits,
+        Sinusoids,
         FewShotCharacters,
         FewShotDigits,
         Omniglot,
@@ -88,6 +90,7 @@ __all__ = [
     "PrefixSums",
     "Puzzle",
     "PuzzleTask",
+    "Sinusoids",
     "Split",
     "Sudoku",
     "Task",

@@ -7,6 +7,7 @@ from homeostat.training.recipes.edge_copy import EDGE_COPY, EDGE_COPY_FIXED
 from homeostat.training.recipes.matrix_inversion import MATRIX_INVERSION, MATRIX_INVERSION_FIXED
 from homeostat.training.recipes.mazes import MAZES
 from homeostat.training.recipes.prefix_sums import PREFIX_SUMS
+from homeostat.training.recipes.sinusoids import IMAML, MAML
 from homeostat.training.recipes.sudoku import SUDOKU_4, SUDOKU_6, SUDOKU_9
 
 RECIPES = {
@@ -23,6 +24,8 @@ RECIPES = {
         MATRIX_INVERSION_FIXED,
         BLURRY_DIGITS,
         BLURRY_DIGITS_FIXED,
+        IMAML,
+        MAML,
     )
 }
 """Every recipe by name."""
@@ -34,6 +37,7 @@ REFERENCE = {
     "edge-copy": "edge-copy",
     "matrix-inversion": "matrix-inversion",
     "blurry-digits": "blurry-digits",
+    "sinusoids": "imaml",
 }
 """The recipe that a task is trained with when none is named."""
 

@@ -1,0 +1,31 @@
+"""Recipes for sinusoids: implicit MAML in the protocol of jaxopt's example, and MAML on the same tasks."""
+
+from homeostat.models.checkpoint import TaskReference
+from homeostat.models.meta import MetaConfig
+from homeostat.models.starts import Own
+from homeostat.training.depth import FixedDepth
+from homeostat.training.gradient import ImplicitGradient
+from homeostat.training.recipe import Optimiser, Recipe
+
+IMAML = Recipe(
+    name="imaml",
+    description="implicit MAML: 16 inner steps with a line search, pull of 2 towards the start, 5 adjoint steps",
+    task=TaskReference(name="sinusoids"),
+    model=MetaConfig(regulariser=2.0),
+    start=Own(),
+    depth=FixedDepth(steps=16),
+    # No tolerance: all of the steps are taken, of the inner problem and of its adjoint, as in the protocol.
+    gradient=ImplicitGradient(adjoint="gmres", adjoint_steps=5, rtol=0),
+    optimiser=Optimiser(learning_rate=1e-3, clip=1e6),
+    steps=1000,
+    batch=25,
+    sizes=(10,),
+)
+
+MAML = IMAML.changed(
+    name="maml",
+    description="MAML: 5 inner steps with a line search and no pull, differentiated one by one",
+    model=MetaConfig(),
+    depth=FixedDepth(steps=5),
+    gradient="unrolled",
+)
