@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from homeostat.studies.claims import Below, Given
+from homeostat.studies.figures import Axis
 from homeostat.studies.measures import Aligned, Followed, Trusted
 from homeostat.studies.nets import Net
 from homeostat.studies.path_independence.presets import Plan, Preset
@@ -10,6 +12,11 @@ from homeostat.training import get_recipe
 
 RECIPES = ("path-independent", "fixed", "promote", "penalise", "phantom", "implicit", "shallow")
 """By name; every section draws its nets from these."""
+
+ALIGNMENT = Axis("alignment (Algorithm 1)", range=(-0.05, 1.04))
+EXACT = Axis("exact accuracy", percent=True)
+ROUGH = "An interval over three nets is rough; every net is shown."
+NOT_ALL_ALIKE = Given("limits of different examples that differ, by their cosine", Below(0.95))
 
 _TRAINING = 80
 """Seconds on one core; all recipes take about the same compute."""
