@@ -10,6 +10,7 @@ from homeostat.studies.path_independence.prefix_nets import (
     EXACT,
     ROUGH,
     Measured,
+    cost_table,
     prefix_nets,
 )
 from homeostat.studies.path_independence.presets import Preset
@@ -207,7 +208,7 @@ def section_2(preset: Preset) -> Section:
                 for ours in recipes[1:]
             ),
         )
-        return Content(claims, figures, (compared, _cost_table(nets, values)))
+        return Content(claims, figures, (compared, cost_table(nets, values)))
 
     return Section(
         2,

@@ -11,6 +11,7 @@ from homeostat.studies.path_independence.prefix_nets import (
     NOT_ALL_ALIKE,
     ROUGH,
     Measured,
+    cost_table,
     prefix_nets,
 )
 from homeostat.studies.path_independence.presets import Preset
@@ -128,7 +129,7 @@ def section_4(preset: Preset) -> Section:
             ALIGNMENT,
             series,
         )
-        return Content(claims, (figure,), (table, _cost_table(nets, values)))
+        return Content(claims, (figure,), (table, cost_table(nets, values)))
 
     return Section(
         4,
@@ -139,29 +140,4 @@ def section_4(preset: Preset) -> Section:
         (IMPLICIT_CONVERGES, BOTH_ALIGN, BOTH_SOLVE),
         tuple(job for m in nets for job in (m.near, m.near_aligned, m.deep, m.deep_aligned)),
         build,
-    )
-
-
-def _cost_table(nets: Sequence[Measured], values: Values) -> Table:
-    """What training cost, by recipe: evaluations of the cell, times examples, over all seeds alike."""
-    rows = []
-    for m in nets:
-        if m.seed:
-            continue
-        cost = values(m.net)["evaluations"]
-        free = cost["forward"] - cost["graphed"]
-        parts = (free, cost["graphed"], cost["adjoint"], free + 3 * cost["graphed"] + 2 * cost["adjoint"])
-        rows.append(
-            (
-                m.recipe,
-                f"{m.net.recipe.steps:,}",
-                *(f"{part / 1e6:.2f}" for part in parts),
-                f"{values(m.net)['training_seconds']:.0f}",
-            )
-        )
-    return Table(
-        "What the training cost (seed 0), in millions of evaluations of the cell, times examples. Together: an "
-        "evaluation with a graph counts three times, since its way back costs about two; one of the adjoint two",
-        ("Recipe", "Training steps", "Without graph", "With graph", "Adjoint", "Together", "Seconds by the clock"),
-        tuple(rows),
     )
