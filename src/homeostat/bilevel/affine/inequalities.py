@@ -167,8 +167,8 @@ class FirstOrder:
 
     @property
     def certain(self) -> Tensor:
-        """`(rows,)` where the remainder is too small to turn the sign."""
-        return self.predicted.abs() > self.remainder
+        """`(rows,)` where the remainder, and rounding, are too small to turn the sign."""
+        return self.predicted.abs() > self.remainder + self.bound.tolerance * self.bound.scale
 
     def __repr__(self) -> str:
         return (
