@@ -174,8 +174,7 @@ def more_steps_help(tasks: QuadraticTasks, steps: int, extra: int) -> Inequality
 
     g > 0 is the least of s_N^2 - s_{N + dN}^2 over the eigenvalues s of all S_i. In that range every s lies in (0, 1) and
     falls with N. So D < 0 for two or more distinct tasks, and D = 0 for one, whose centre is the minimiser. For
-    H_i = h I it is an equality. The argument needs no common H, and D <= 0 holds at every theta, not at the minimiser
-    alone; the notion that fails is T1's: one theta does not reach what every task could.
+    H_i = h I it is an equality. No common H is needed, and D <= 0 holds at every theta, not at the minimiser alone.
 
     Outside of that range it can fail: with H = 2, regulariser 1, eta 1/2 the first step alone solves every task from
     any theta, and the second spoils it.
@@ -186,8 +185,7 @@ def more_steps_help(tasks: QuadraticTasks, steps: int, extra: int) -> Inequality
         ValueError: `steps` below 1 or `extra` below 1.
 
     Source:
-        The claim about meta-learning of Ramzi et al., arXiv 2305.15042; the statement, its constant and its range are
-        ours.
+        After Ramzi et al., arXiv 2305.15042; the statement, its constant and its range are ours.
 
     Example:
         >>> tasks = draw_tasks(50, tasks=3, n=2, seed=0)
