@@ -86,4 +86,6 @@ class GradientDescent(InnerStep):
 
 
 def _moved(parameters: Any, gradient: Any, size: Tensor) -> Any:
-    return pytree.tree_map(lambda p, g: torch.addcmul(p, size.view(-1, *[1] * (p.ndim - 1)), g, value=-1), parameters, gradient)
+    return pytree.tree_map(
+        lambda p, g: torch.addcmul(p, size.view(-1, *[1] * (p.ndim - 1)), g, value=-1), parameters, gradient
+    )
