@@ -7,10 +7,14 @@ from homeostat.tasks import (
     TASKS,
     BlurryDigits,
     EdgeCopy,
+    FewShotCharacters,
+    FewShotDigits,
     Images,
     LabelTask,
     MatrixInversion,
     Mazes,
+    MiniImageNet,
+    Omniglot,
     PrefixSums,
     PuzzleTask,
     Sudoku,
@@ -29,6 +33,10 @@ def test_names():
         "blurry-digits": BlurryDigits,
         "images": Images,
         "text": Text,
+        "few-shot-characters": FewShotCharacters,
+        "few-shot-digits": FewShotDigits,
+        "omniglot": Omniglot,
+        "mini-imagenet": MiniImageNet,
     }
     assert get_task("prefix_sums") == PrefixSums()
     assert get_task("mazes", percolation=0.2, paths="any") == Mazes(percolation=0.2, paths="any")
@@ -59,6 +67,10 @@ def test_what_every_task_declares(name):
     assert task.summary
     assert task.size_name
     assert list(task.sizes) == sorted(task.sizes)
+    if isinstance(task, Omniglot | MiniImageNet):  # the user's own pictures
+        with pytest.raises(InputError, match=f"there is no folder {name} .*; nothing is downloaded"):
+            task.sample(task.sizes[0], 3, split="test", seed=0)
+        return
     batch = task.sample(task.sizes[0], 3, split="test", seed=0)
     assert len(batch) == 3
     if isinstance(task, LabelTask):

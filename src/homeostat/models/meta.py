@@ -1,6 +1,7 @@
 """A meta-learner of the package: a small network whose weights are where the learning of every task begins."""
 
 import math
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
@@ -46,7 +47,7 @@ class MLPInner(BaseModel):
         """
         sizes = (self.inputs, *self.widths, self.outputs)
         parts: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in pairwise(sizes):
             linear = nn.Linear(before, after)
             std = 1 / math.sqrt(before) / _CUT
             nn.init.trunc_normal_(linear.weight, std=std, a=-2 * std, b=2 * std)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from homeostat.models.net import Net
 from homeostat.models.starts import Start
-from homeostat.tasks import SymbolTask
+from homeostat.tasks import Text
 
 _BASE = 10_000.0
 """Of the wavelengths of rotary positions."""
@@ -40,7 +40,7 @@ class SequenceConfig(BaseModel):
         return self
 
     @classmethod
-    def of(cls, task: SymbolTask, **sizes: int) -> "SequenceConfig":
+    def of(cls, task: Text, **sizes: int) -> "SequenceConfig":
         """Sizes that fit a task.
 
         Example:

@@ -43,7 +43,8 @@ class Net(Job):
         def on_step(event: TrainingEvent) -> None:
             tell(event.step / event.steps, f"loss {event.loss:.3f}")
 
-        fabric = Fabric(accelerator=torch.device(place.device).type, devices=1)
+        device = torch.device(place.device)
+        fabric = Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
         checkpoint = train(self.recipe, place.folder(self), seed=self.seed, fabric=fabric, on_step=on_step)
         record = checkpoint.config.training
         return {

@@ -4,9 +4,21 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from homeostat.errors import InputError
-from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, SymbolTask, Task, stack
+from homeostat.tasks.base import (
+    IGNORE,
+    Batch,
+    ClassificationTask,
+    LabelTask,
+    Legend,
+    Puzzle,
+    PuzzleTask,
+    Split,
+    Task,
+    stack,
+)
 from homeostat.tasks.blurry_digits import BlurryDigits
 from homeostat.tasks.edge_copy import EdgeCopy
+from homeostat.tasks.few_shot import FewShotCharacters, FewShotDigits, FewShotTask, MiniImageNet, Omniglot
 from homeostat.tasks.images import Images
 from homeostat.tasks.matrix_inversion import MatrixInversion
 from homeostat.tasks.mazes import Mazes
@@ -27,6 +39,10 @@ TASKS: dict[str, type[Task]] = {
         Sinusoids,
         Images,
         Text,
+        FewShotCharacters,
+        FewShotDigits,
+        Omniglot,
+        MiniImageNet,
     )
 }
 """Every task by name."""
@@ -64,19 +80,24 @@ __all__ = [
     "TASKS",
     "Batch",
     "BlurryDigits",
+    "ClassificationTask",
     "EdgeCopy",
+    "FewShotCharacters",
+    "FewShotDigits",
+    "FewShotTask",
     "Images",
     "LabelTask",
     "Legend",
     "MatrixInversion",
     "Mazes",
+    "MiniImageNet",
+    "Omniglot",
     "PrefixSums",
     "Puzzle",
     "PuzzleTask",
     "Sinusoids",
     "Split",
     "Sudoku",
-    "SymbolTask",
     "Task",
     "Text",
     "get_task",

@@ -81,7 +81,7 @@ class Task(ABC):
     size_name: ClassVar[str]
     """What the difficulty dial counts, in words: `"bits"`, `"rooms a side"`."""
     sizes: ClassVar[tuple[int, ...]]
-    """Sizes that an audit uses when none are asked for, easiest first."""
+    """Sizes that an audit uses when none are asked for, smallest first: easiest first too, unless the task says so."""
 
     @abstractmethod
     def sample(self, size: int, count: int, *, split: Split, seed: int) -> Batch:
@@ -112,14 +112,12 @@ class Task(ABC):
         """`(batch,)`: what training lowers; its unit is the task's."""
 
 
-class SymbolTask(Task):
-    """One of `classes` symbols at each asked position, or for the whole input.
+class ClassificationTask(Task):
+    """A label, out of several, for each of an instance's positions, or one for the whole instance.
 
     Targets `(batch, *positions)` int64, `IGNORE` where no answer is asked; outputs `(batch, classes, *positions)`
     logits.
     """
-
-    classes: ClassVar[int]
 
     def answers(self, outputs: Tensor) -> Tensor:
         """`(batch, classes, *positions)` logits to `(batch, *positions)` int64 answers."""
@@ -143,11 +141,15 @@ class SymbolTask(Task):
         return each.sum(1) / asked.sum(1)
 
 
-class LabelTask(SymbolTask):
-    """A label for each position of a grid, or for the whole input: inputs `(batch, in_channels, *space)` float32."""
+class LabelTask(ClassificationTask):
+    """A label for each position of a grid, or for the whole input.
+
+    Inputs `(batch, in_channels, *space)` float32; targets and outputs as every `ClassificationTask` has them.
+    """
 
     spatial_dims: ClassVar[int]
     in_channels: ClassVar[int]
+    classes: ClassVar[int]
 
 
 class PuzzleTask(LabelTask):

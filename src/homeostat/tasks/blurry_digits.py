@@ -113,7 +113,7 @@ def _gaussian(keys: Words, count: int) -> NDArray[np.float64]:
 def _digits(folder: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pictures `(pictures, height, width)` and the digits on them."""
     if folder is None:
-        return bundled_digits(BlurryDigits.name, "a folder with MNIST's IDX files")
+        return bundled_digits("blurry-digits", instead=", or name a folder with MNIST's IDX files")
     return _from_folder(Path(folder).expanduser())
 
 

@@ -113,6 +113,6 @@ def _pictures(folder: str | None, split: Split) -> Pictures:
     """Pictures `(pictures, channels, height, width)` of a split, and their labels."""
     if folder is not None:
         return cifar_10(folder, split)
-    pictures, labels = bundled_digits(Images.name, "a folder with CIFAR-10's binary version")
+    pictures, labels = bundled_digits(Images.name, instead=", or name a folder with CIFAR-10's binary version")
     mine = in_split(picture_hash(pictures), split)
     return pictures[mine][:, None], labels[mine]

@@ -23,27 +23,31 @@ _CIFAR_RECORD = 1 + 3 * 32 * 32
 _CIFAR_LABELS = 10
 
 
-def bundled_digits(task: str, other: str) -> Pictures:
-    """The 1,797 digits of scikit-learn: pictures `(1797, 8, 8)` of 0 to 16, and the digits on them.
+def bundled_digits(task: str, *, instead: str = "") -> Pictures:
+    """Pictures `(1797, 8, 8)` with ink from 0 to 16, and the digits on them, `(1797,)`.
 
     Args:
-        task: which task asks, for the error.
-        other: what to name in place of scikit-learn's digits, for the error.
+        task: which asks for them, for the error.
+        instead: what else the user can do when they are not there.
 
     Raises:
-        InputError: scikit-learn is missing.
+        InputError: scikit-learn is not installed.
+
+    Source:
+        Alpaydin, Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository (1998), its test
+        part, as `sklearn.datasets.load_digits` has it.
 
     Example:
-        >>> pictures, labels = bundled_digits("images", "a folder with CIFAR-10")
-        >>> pictures.shape, int(pictures.max()), int(labels[0])
-        ((1797, 8, 8), 16, 0)
+        >>> pictures, digits = bundled_digits("blurry-digits")
+        >>> pictures.shape, int(pictures.max()), digits[:5].tolist()
+        ((1797, 8, 8), 16, [0, 1, 2, 3, 4])
     """
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise InputError(
-            f"the digits of {task} come with scikit-learn, which is not installed: "
-            f"pip install 'homeostat[digits]', or name {other}"
+            f"the digits of {task} come with scikit-learn, which is not installed: pip install 'homeostat[digits]'"
+            + instead
         ) from None
     pixels, labels = load_digits(return_X_y=True)
     return pixels.reshape(-1, 8, 8).astype(np.uint8), labels.astype(np.int64)

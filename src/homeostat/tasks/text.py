@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from homeostat.errors import InputError
-from homeostat.tasks.base import Batch, Split, SymbolTask
+from homeostat.tasks.base import Batch, ClassificationTask, Split
 from homeostat.tasks.random_words import fold, random_words
 from homeostat.tasks.split import check_request
 
@@ -27,7 +27,7 @@ _TEST_ONE_IN = 10
 
 
 @dataclass(frozen=True)
-class Text(SymbolTask):
+class Text(ClassificationTask):
     """Windows of a text; the answer at each place is the character (UTF-8 byte) that comes next.
 
     Inputs `(batch, size)` int64, characters 0 to 255; targets of the same shape, each the character after; outputs
