@@ -51,6 +51,7 @@ class Net(Job):
             "training_seconds": record["seconds"],
             "evaluations": record.get("row_evaluations", {"forward": 0, "graphed": 0, "adjoint": 0}),
             "final_loss": record["final_loss"],
+            "last_residuals": record.get("last_residuals", {}),
             "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
             "horizon": checkpoint.config.trained_steps,
         }

@@ -10,8 +10,7 @@ from homeostat.training.recipe import Optimiser, Recipe
 
 SEQUENCE_TEXT = Recipe(
     name="sequence-text",
-    description="zero start; 6 plain steps, differentiated as a fixed point by 5 products of GMRES, converged or not; "
-    "a warning says that they are not",
+    description="zero start; 6 plain steps, differentiated as a fixed point by 5 products of GMRES, converged or not",
     task=TaskReference(name="text"),
     model=SequenceConfig.of(Text(), width=64),
     start=Zeros(),
