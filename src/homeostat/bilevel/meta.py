@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from homeostat.bilevel.gradient_descent import GradientDescent
 from homeostat.bilevel.step import InnerStep
-from homeostat.engine import Gradient, Implicit, Picard, Solution, Stop, Unrolled, solve
+from homeostat.engine import Gradient, Picard, Solution, Stop, Unrolled, solve
 from homeostat.engine.stop import check_option, check_range
 from homeostat.errors import ContractError
 

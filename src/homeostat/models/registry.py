@@ -13,7 +13,8 @@ from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.recursive import RecursiveConfig, RecursiveNet
 
 ModelConfig = Annotated[
-    RecallConfig | RecursiveConfig | MatrixConfig | ClassifierConfig | GraphConfig | MetaConfig, Field(discriminator="kind")
+    RecallConfig | RecursiveConfig | MatrixConfig | ClassifierConfig | GraphConfig | MetaConfig,
+    Field(discriminator="kind"),
 ]
 """Configuration of any network of the package; `kind` says which."""
 
