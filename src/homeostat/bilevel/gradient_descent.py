@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from homeostat.bilevel.objective import Objective, row_gradients
+from homeostat.bilevel.objective import Objective, row_gradients, row_values_and_gradients
 from homeostat.bilevel.step import InnerStep
 from homeostat.engine import Carry
 from homeostat.engine.stop import check_count, check_range
@@ -61,19 +61,21 @@ class GradientDescent(InnerStep):
 
     def step(self, objective: Objective, state: Any, context: Any) -> Any:
         parameters = self.parameters(state)
-        gradient = row_gradients(objective, parameters, context)
         if self.step_size is not None:
+            gradient = row_gradients(objective, parameters, context)
             return pytree.tree_map(lambda p, g: p - self.step_size * g, parameters, gradient)
-        size = self._search(objective, parameters, gradient, context, state["step_size"])
+        before, gradient = row_values_and_gradients(objective, parameters, context)
+        size = self._search(objective, parameters, before, gradient, context, state["step_size"])
         moved = _moved(parameters, gradient, size)
         doubled = torch.where(size <= _SMALLEST, torch.ones_like(size), 2 * size)
         return {"parameters": moved, "step_size": doubled}
 
     @torch.no_grad()
-    def _search(self, objective: Objective, parameters: Any, gradient: Any, context: Any, size: Tensor) -> Tensor:
+    def _search(
+        self, objective: Objective, parameters: Any, before: Tensor, gradient: Any, context: Any, size: Tensor
+    ) -> Tensor:
         """`(rows,)` step sizes that lower each row's loss enough, or the smallest ones tried."""
-        before = objective(parameters, context)
-        slope = torch.stack([g.flatten(1).square().sum(1) for g in pytree.tree_leaves(gradient)]).sum(0)
+        slope = sum(torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in pytree.tree_leaves(gradient))
         for _ in range(self.most_halvings):
             after = objective(_moved(parameters, gradient, size), context)
             short = ~(after <= before - 0.5 * size * slope)  # a NaN is not short enough either
@@ -84,4 +86,4 @@ class GradientDescent(InnerStep):
 
 
 def _moved(parameters: Any, gradient: Any, size: Tensor) -> Any:
-    return pytree.tree_map(lambda p, g: p - size.view(-1, *[1] * (p.ndim - 1)) * g, parameters, gradient)
+    return pytree.tree_map(lambda p, g: torch.addcmul(p, size.view(-1, *[1] * (p.ndim - 1)), g, value=-1), parameters, gradient)

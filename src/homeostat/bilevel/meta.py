@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from homeostat.bilevel.gradient_descent import GradientDescent
+from homeostat.bilevel.per_task import per_task
 from homeostat.bilevel.step import InnerStep
 from homeostat.engine import Gradient, Picard, Solution, Stop, Unrolled, solve
 from homeostat.engine.stop import check_option, check_range
@@ -87,6 +88,7 @@ class MetaLearner(nn.Module):
                 )
         self.module, self.loss, self.regulariser, self.inner = module, loss, float(regulariser), inner
         self.name, self.trained_steps, self.unit_cost, self.stochastic = name, trained_steps, 1.0, False
+        self._outputs = per_task(module)
         self._names = list(adapted)
         self._shapes = [p.shape for p in adapted.values()]
         self._sizes = [p.numel() for p in adapted.values()]
@@ -114,7 +116,8 @@ class MetaLearner(nn.Module):
 
     def step(self, state: Any, context: dict[str, Any]) -> Any:
         """One inner step of every task."""
-        return self.inner.step(self.objective, state, context)
+        theta = self.theta() if self.regulariser else None  # once a step, and not at every trial of a search
+        return self.inner.step(lambda parameters, at: self._objective(parameters, theta, at), state, context)
 
     def decode(self, state: Any, context: dict[str, Any]) -> Tensor:
         """The answers to the queries."""
@@ -122,15 +125,11 @@ class MetaLearner(nn.Module):
 
     def objective(self, parameters: Tensor, context: dict[str, Any]) -> Tensor:
         """`(tasks,)`: the inner objective at `(tasks, parameters)`."""
-        outputs = self._outputs(parameters, context["support_inputs"])
-        value = torch.func.vmap(self.loss)(outputs, context["support_targets"])
-        if not self.regulariser:
-            return value
-        return value + 0.5 * self.regulariser * (parameters - self.theta()).square().sum(1)
+        return self._objective(parameters, self.theta(), context)
 
     def predict(self, state: Any, inputs: Any) -> Tensor:
         """Outputs `(tasks, samples, ...)` at `(tasks, samples, ...)`, every task with its own parameters."""
-        return self._outputs(self.inner.parameters(state), inputs)
+        return self._outputs(self.named(state), inputs)
 
     def adapt(
         self,
@@ -166,11 +165,17 @@ class MetaLearner(nn.Module):
     def _begin(self, tasks: int) -> Any:
         return self.inner.start(self.theta().expand(tasks, -1))
 
-    def _outputs(self, parameters: Tensor, inputs: Any) -> Tensor:
-        def one(named: dict[str, Tensor], samples: Any) -> Tensor:
-            return torch.func.functional_call(self.module, named, (samples,))
+    def _objective(self, parameters: Tensor, theta: Tensor | None, context: dict[str, Any]) -> Tensor:
+        outputs = self._outputs(self._unpacked(parameters), context["support_inputs"])
+        value = self._losses(outputs, context["support_targets"])
+        if theta is None or not self.regulariser:
+            return value
+        return value + 0.5 * self.regulariser * (parameters - theta).square().sum(1)
 
-        return torch.func.vmap(one)(self._unpacked(parameters), inputs)
+    def _losses(self, outputs: Any, targets: Any) -> Tensor:
+        if self.loss is F.mse_loss:  # the same number without a transform
+            return (outputs - targets).square().flatten(1).mean(1)
+        return torch.func.vmap(self.loss)(outputs, targets)
 
     def _unpacked(self, parameters: Tensor) -> dict[str, Tensor]:
         pieces = parameters.split(self._sizes, 1)

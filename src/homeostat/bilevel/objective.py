@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from homeostat.engine.backward.functional import is_transformed
 
 Objective = Callable[[Any, Any], Tensor]
 """`(parameters, context) -> (rows,)`: parameters are a tensor or a nest of tensors with a row for each problem."""
@@ -21,4 +24,29 @@ def row_gradients(objective: Objective, parameters: Any, context: Any) -> Any:
         tensor([[-1., -1., -1.],
                 [-1., -1., -1.]])
     """
-    return torch.func.grad(lambda p: objective(p, context).sum())(parameters)
+    return row_values_and_gradients(objective, parameters, context)[1]
+
+
+def row_values_and_gradients(objective: Objective, parameters: Any, context: Any) -> tuple[Tensor, Any]:
+    """Every row's loss, `(rows,)` and without a graph, and its gradient as `row_gradients` gives it.
+
+    Example:
+        >>> row_values_and_gradients(lambda p, c: 0.5 * ((p - c) ** 2).sum(1), torch.zeros(2, 3), torch.ones(2, 3))[0]
+        tensor([1.5000, 1.5000])
+    """
+    if torch.compiler.is_compiling() or is_transformed():
+
+        def total(p: Any) -> tuple[Tensor, Tensor]:
+            values = objective(p, context)
+            return values.sum(), values
+
+        gradient, values = torch.func.grad(total, has_aux=True)(parameters)
+        return values.detach(), gradient
+    # Plain autograd: the same, without what a transform adds to every operation.
+    again = torch.is_grad_enabled()
+    leaves, spec = pytree.tree_flatten(parameters)
+    with torch.enable_grad():
+        at = [p if again and p.requires_grad else p.detach().requires_grad_() for p in leaves]
+        values = objective(pytree.tree_unflatten(at, spec), context)
+        found = torch.autograd.grad(values.sum(), at, create_graph=again, materialize_grads=True)
+    return values.detach(), pytree.tree_unflatten(list(found), spec)
