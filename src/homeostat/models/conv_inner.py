@@ -1,8 +1,8 @@
 """The convolutional network that learns a few-shot task on small pictures."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from homeostat.tasks import FewShotTask
@@ -33,6 +33,12 @@ class ConvInner(BaseModel):
     """Of channels that are normalised together, a divisor of `width`; 0 leaves normalisation out."""
 
     classifies: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.groups and self.width % self.groups:
+            raise ValueError(f"width {self.width} is not a multiple of groups {self.groups}")
+        return self
 
     @classmethod
     def of(cls, task: FewShotTask, *, width: int = 32, blocks: int = 4, groups: int = 1) -> "ConvInner":

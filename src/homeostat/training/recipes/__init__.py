@@ -4,6 +4,7 @@ from homeostat.errors import InputError
 from homeostat.training.recipe import Recipe
 from homeostat.training.recipes.blurry_digits import BLURRY_DIGITS, BLURRY_DIGITS_FIXED
 from homeostat.training.recipes.edge_copy import EDGE_COPY, EDGE_COPY_FIXED
+from homeostat.training.recipes.few_shot import IMAML_CHARACTERS, IMAML_DIGITS
 from homeostat.training.recipes.matrix_inversion import MATRIX_INVERSION, MATRIX_INVERSION_FIXED
 from homeostat.training.recipes.mazes import MAZES
 from homeostat.training.recipes.prefix_sums import PREFIX_SUMS
@@ -26,6 +27,8 @@ RECIPES = {
         BLURRY_DIGITS_FIXED,
         IMAML,
         MAML,
+        IMAML_CHARACTERS,
+        IMAML_DIGITS,
     )
 }
 """Every recipe by name."""
@@ -38,6 +41,8 @@ REFERENCE = {
     "matrix-inversion": "matrix-inversion",
     "blurry-digits": "blurry-digits",
     "sinusoids": "imaml",
+    "few-shot-characters": "imaml-characters",
+    "few-shot-digits": "imaml-digits",
 }
 """The recipe that a task is trained with when none is named."""
 
