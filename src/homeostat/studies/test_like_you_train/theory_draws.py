@@ -222,9 +222,7 @@ class TheoryDraws(Job):
                 for ratio in HELP_RATIOS:
                     if (extra := round(ratio * steps)) == ratio * steps:
                         found = change_of_loss(problem, Squared(target), steps, extra)
-                        rows.append(
-                            {"shape": list(shape), "steps": steps, "ratio": ratio, **_count(found.value < 0)}
-                        )
+                        rows.append({"shape": list(shape), "steps": steps, "ratio": ratio, **_count(found.value < 0)})
         return rows
 
     def _curves(self) -> list[dict[str, Any]]:

@@ -269,9 +269,7 @@ def _helped(found: Mapping[str, Any]) -> Figure:
         tuple(
             Series(
                 f"N = {steps}",
-                tuple(
-                    point(ratio, of) for ratio in ratios if (of := _pooled(found, steps, ratio)).count
-                ),
+                tuple(point(ratio, of) for ratio in ratios if (of := _pooled(found, steps, ratio)).count),
                 lines=True,
             )
             for steps in HELP_STEPS
