@@ -1,7 +1,7 @@
 """Hypergradients: how the outer loss at an inner solution changes with the hyperparameters."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from homeostat.bilevel.inner import InnerProblem
 from homeostat.bilevel.step import InnerStep
-from homeostat.engine import CG, Adjoint, Implicit, Picard, Shared, Solution, Status, Stop
+from homeostat.engine import CG, Adjoint, Carry, Implicit, Picard, Shared, Solution, Status, Stop
 from homeostat.engine.gradients import Gradient
 from homeostat.engine.methods import Method
 from homeostat.errors import ContractError, ConvergenceError, ConvergenceWarning, warn_caller
@@ -75,6 +75,7 @@ def hypergradient(
     stop: Stop = Stop(),  # noqa: B008 - options are frozen values
     gradient: Gradient = Implicit(CG()),  # noqa: B008
     method: Method = Picard(),  # noqa: B008
+    inner_gradient: Callable[..., Any] | None = None,
 ) -> Hypergradient:
     """Solve inner problems from `parameters`, and differentiate the outer loss at their solutions.
 
@@ -95,6 +96,8 @@ def hypergradient(
         gradient: the engine's: `Implicit(CG())`, `Implicit(NormalCG())`, `Implicit(GMRES())`, `Implicit(Picard())`,
             `Neumann(terms)`, `Unrolled(last=K)`, `OneStep()`. The adjoint's own tolerance is `Implicit.stop`.
         method: how the step is iterated.
+        inner_gradient: the gradient of `inner_loss` with respect to the parameters, written out, with its arguments;
+            see `InnerProblem.loss_gradient`.
 
     Returns:
         A `Hypergradient`. Look at `converged`: where the inner solve stalls, or the adjoint is cut short, the gradient
@@ -132,13 +135,18 @@ def hypergradient(
         leaves = [x.detach().requires_grad_() for x in leaves]
         shared = Shared(pytree.tree_unflatten(leaves, spec))
         start = pytree.tree_map(lambda p: p[None], parameters) if single else parameters
-        inner = InnerProblem(_tiered(inner_loss, single), step)
+        known = None if inner_gradient is None else _tiered(inner_gradient, single)
+        inner = InnerProblem(_tiered(inner_loss, single), step, loss_gradient=known)
         found = inner.solve(start, (shared, context), stop=stop, gradient=gradient, method=method)
         solved = inner.parameters(found)
-        outer = InnerProblem(_tiered(outer_loss, single), step).losses(solved, (shared, context))
-        good = (found.status != Status.DIVERGED) & torch.isfinite(outer.detach())
+        outer = InnerProblem(_tiered(outer_loss, single), step)
+        losses = outer.losses(solved, (shared, context))
+        good = (found.status != Status.DIVERGED) & torch.isfinite(losses.detach())
         _report(found, good, gradient)
-        value = outer[good].mean()  # NaN of nothing
+        if not bool(good.all()) and bool(good.any()):
+            # Again without the others: a NaN that is multiplied by a gradient of 0 is still one.
+            losses = losses.detach().index_put((good,), outer.losses(*_rows(good, solved, (shared, context))))
+        value = losses[good].mean()  # NaN of nothing
         if bool(good.any()) and value.requires_grad:
             gradients = torch.autograd.grad(value, leaves, materialize_grads=True)
         else:
@@ -150,14 +158,14 @@ def hypergradient(
     return Hypergradient(
         value=value.detach(),
         gradient=pytree.tree_unflatten(list(gradients), spec),
-        losses=torch.where(good, outer.detach(), torch.nan),
+        losses=torch.where(good, losses.detach(), torch.nan),
         parameters=detached,
         solution=_without_graph(found),
         adjoint=found.adjoint,
     )
 
 
-def _tiered(loss: TieredLoss, single: bool) -> Callable[[Any, Any], Tensor]:
+def _tiered(loss: Callable[..., Any], single: bool) -> Callable[[Any, Any], Any]:
     if single:
         return lambda parameters, context: loss(parameters, context[0])
     return lambda parameters, context: loss(parameters, *context)
@@ -183,11 +191,16 @@ def _fail(message: str, gradient: Gradient) -> None:
     warn_caller(message, ConvergenceWarning)
 
 
+def _rows(good: Tensor, *nests: Any) -> list[Any]:
+    """The rows in the mask `good` of everything that has rows."""
+
+    def choose(x: Any) -> Any:
+        return x[good] if isinstance(x, Tensor) else x
+
+    return [pytree.tree_map(choose, nest, is_leaf=lambda x: isinstance(x, Shared)) for nest in nests]
+
+
 def _without_graph(solution: Solution) -> Solution:
-    from dataclasses import replace
-
-    from homeostat.engine import Carry
-
     def bare(x: Any) -> Any:
         return Carry(x.value.detach()) if isinstance(x, Carry) else x.detach()
 

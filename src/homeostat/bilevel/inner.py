@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from homeostat.bilevel.objective import Objective
+from homeostat.bilevel.objective import KnownGradient, Objective, row_gradients
 from homeostat.bilevel.step import InnerStep
 from homeostat.engine import CG, Carry, Implicit, Picard, Shared, Solution, Stop, solve
 from homeostat.engine.gradients import Gradient
@@ -33,6 +33,8 @@ class InnerProblem:
             which no row may depend on another.
         step: the optimiser.
         batched: whether `loss` takes a batch.
+        loss_gradient: the gradient of `loss` with respect to the parameters, written out, with the same arguments;
+            saves time where the loss is small. It is compared with the loss at the end of each solve. None: autograd.
 
     Gradients of a solution reach the context and what `loss` closes over.
 
@@ -55,11 +57,14 @@ class InnerProblem:
     loss: Loss | Objective
     step: InnerStep
     batched: bool = False
+    loss_gradient: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.loss):
             raise ValueError(f"loss must be a function (parameters, context) -> loss, not {self.loss!r}")
         check_option("step", self.step, InnerStep, "hs.bilevel.GradientDescent(0.1)")
+        if self.loss_gradient is not None and not callable(self.loss_gradient):
+            raise ValueError(f"loss_gradient must be None or a function, not {self.loss_gradient!r}")
         if not isinstance(self.batched, bool):
             raise ValueError(f"batched must be True or False, not {self.batched!r}")
 
@@ -87,7 +92,7 @@ class InnerProblem:
             The `Solution` of the iteration; `InnerProblem.parameters` takes the parameters out of it.
 
         Raises:
-            ContractError: a loss that is not one number a problem.
+            ContractError: a loss that is not one number a problem, or that `loss_gradient` is not the gradient of.
             ConvergenceError: problems did not converge and `gradient.on_failure` is `"raise"`.
         """
         objective = self.objective(context)
@@ -95,7 +100,10 @@ class InnerProblem:
         def step(state: Any, present: Any) -> Any:
             return self.step.step(objective, state, present)
 
-        return solve(step, self.step.start(parameters), context, method=method, stop=stop, gradient=gradient)
+        found = solve(step, self.step.start(parameters), context, method=method, stop=stop, gradient=gradient)
+        if self.loss_gradient is not None:
+            self._check_gradient(pytree.tree_map(lambda p: p.detach(), self.parameters(found)), context)
+        return found
 
     def parameters(self, solution: Solution) -> Any:
         """The parameters of every problem, with a row for each."""
@@ -109,15 +117,25 @@ class InnerProblem:
 
     def objective(self, context: Any) -> Objective:
         """The loss of a batch; `context` says with its marks what is the same for all problems."""
-        if self.batched:
-            return _checked(self.loss)
-        # `vmap` takes the mark's place for whatever is inside it: None, not mapped.
-        marked = pytree.tree_map(
-            lambda x: None if isinstance(x, Shared) or x is None else 0,
-            context,
-            is_leaf=lambda x: isinstance(x, Shared),
-        )
-        return _checked(torch.func.vmap(self.loss, in_dims=(0, marked)))
+        loss = _checked(self.loss if self.batched else _over_rows(self.loss, context))
+        if self.loss_gradient is None:
+            return loss
+        return KnownGradient(loss, self.loss_gradient if self.batched else _over_rows(self.loss_gradient, context))
+
+    def _check_gradient(self, parameters: Any, context: Any) -> None:
+        """A written-out gradient that is not that of the loss would have another solution, and nobody would know."""
+        objective = self.objective(context)
+        assert isinstance(objective, KnownGradient)
+        bare = pytree.tree_map(_bare, context, is_leaf=lambda x: isinstance(x, Shared))
+        with torch.no_grad():
+            written = pytree.tree_leaves(row_gradients(objective, parameters, bare))
+            found = pytree.tree_leaves(row_gradients(objective.objective, parameters, bare))
+            for w, f, p in zip(written, found, pytree.tree_leaves(parameters), strict=True):
+                # Near a solution both are what is left of larger terms: compared with the gradient at the parameters'
+                # own size.
+                scale = f.abs().amax() + p.abs().amax()
+                if not bool(((w - f).abs() <= 10 * torch.finfo(f.dtype).eps ** 0.5 * scale).all() | ~scale.isfinite()):
+                    raise ContractError("loss_gradient is not the gradient of the loss")
 
 
 def functional(module: nn.Module, loss: Callable[[Any, Any], Tensor]) -> Loss:
@@ -162,6 +180,31 @@ def module_parameters(module: nn.Module, rows: int) -> dict[str, Tensor]:
 
 def _bare(node: Any) -> Any:
     return node.value if isinstance(node, Carry | Shared) else node
+
+
+def _zip_map(function: Callable[[Any, Any], Any], marks: Any, nest: Any) -> Any:
+    """`function(mark, part)` over a nest of which `marks` is the upper part."""
+    leaves, spec = pytree.tree_flatten(marks)
+    return pytree.tree_unflatten([function(m, x) for m, x in zip(leaves, spec.flatten_up_to(nest), strict=True)], spec)
+
+
+def _over_rows(function: Callable[[Any, Any], Any], context: Any) -> Callable[[Any, Any], Any]:
+    """A function of one problem as a function of a batch of them."""
+    # `vmap` takes the mark's place for whatever is inside it: None, not mapped.
+    marked = pytree.tree_map(
+        lambda x: None if isinstance(x, Shared) or x is None else 0, context, is_leaf=lambda x: isinstance(x, Shared)
+    )
+    mapped = torch.func.vmap(function, in_dims=(0, marked))
+
+    def over_rows(parameters: Any, present: Any) -> Any:
+        if len(pytree.tree_leaves(parameters)[0]) > 1:
+            return mapped(parameters, present)
+        # One problem alone is spared the transform, which costs several times what a small loss does.
+        only = pytree.tree_map(lambda p: p[0], parameters)
+        given = _zip_map(lambda d, x: x if d is None else x[0], marked, present)
+        return pytree.tree_map(lambda x: x[None], function(only, given))
+
+    return over_rows
 
 
 def _checked(objective: Objective) -> Objective:
