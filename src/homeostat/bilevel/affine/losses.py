@@ -36,6 +36,7 @@ class Squared(OuterLoss):
     """`|z - target|^2 / 2`, with targets `(rows, n)`.
 
     Example:
+        >>> import torch
         >>> loss = Squared(torch.zeros(1, 2, dtype=torch.float64))
         >>> loss(torch.ones(1, 2, dtype=torch.float64))
         tensor([1.], dtype=torch.float64)

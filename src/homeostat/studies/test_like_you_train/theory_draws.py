@@ -226,7 +226,7 @@ class TheoryDraws(Job):
         return rows
 
     def _curves(self) -> list[dict[str, Any]]:
-        """D over extra steps, relative to the loss after N, for draws at some quantiles of D(N, N), and the least D."""
+        """D over extra steps, relative to the loss after N, for the draws at some quantiles of D(N, N)."""
         curves = []
         for name, d in (("overparametrised", 4), ("underparametrised", 1)):
             for problem, target in self._problems(((6, d, 6, 3),)):
@@ -245,8 +245,6 @@ class TheoryDraws(Job):
                             "bound": float(bound[row]),
                         }
                     )
-                least = change.amin(1).tolist()
-                curves.append({"regime": name, "quantile": None, "change": least, "bound": float(bound.min())})
         return curves
 
 
