@@ -196,7 +196,7 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason_or_refused() -> Non
     )
     found = probe(plain, [(drawn(), None)], steps=30, name="mine")
     assert set(found.missing) == {"certificate", "trust", "extra-steps"}
-    assert "how good an output is" in found.missing["extra-steps"]
+    assert "how many steps plain was trained with" in found.missing["extra-steps"]
     assert "certificate not measured: nothing says what plain answers" in repr(found)
     assert found.model == "mine"
     assert "mine: dynamics after 30 steps" in repr(found)

@@ -32,7 +32,7 @@ def probe_command(
     seed: Annotated[int, typer.Option(min=0, help="Of test instances and starts.")] = 0,
     device: Device = "cpu",
 ) -> None:
-    """Probe a checkpoint, or your own model: does it end in one place wherever it starts, and what do extra steps do?"""
+    """Probe a checkpoint, or your own model: does it end in one place from every start, and what do extra steps do?"""
     if (checkpoint is None) == (model is None):
         raise InputError("give either a checkpoint or --model path/to/file.py:build")
     parts = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
