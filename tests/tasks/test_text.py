@@ -66,7 +66,7 @@ def test_the_text_of_the_package_is_what_it_says():
 
 def test_the_loss_is_in_nats_a_character():
     """Against the entropy of the characters: the loss of foretelling them by their frequencies alone."""
-    inputs, targets = Text().sample(64, 50, split="train", seed=0)
+    _, targets = Text().sample(64, 50, split="train", seed=0)
     counts = Counter(targets.flatten().tolist())
     shares = {symbol: count / targets.numel() for symbol, count in counts.items()}
     logits = torch.full((256,), -1e9)

@@ -1,4 +1,4 @@
-"""Recipes of the equilibrium models: they train, a killed training goes on, and a record says how far they converged."""
+"""Recipes of the equilibrium models: they train, a killed training goes on, a record says how far they converged."""
 
 import json
 import math

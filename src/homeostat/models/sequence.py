@@ -83,8 +83,8 @@ class SequenceNet(Net):
     """`(batch, length)` int64 symbols to logits `(batch, classes, length)` of the symbol after each, for any length.
 
     The context is the embedded sequence `u`, `(batch, length, width)`; the state has the same shape, and its own start
-    is zeros. A step is `a = norm(y + attention(y))` with `y = z + u`, then `norm(a + mlp(a))`: the norm at the end keeps
-    states bounded over any number of steps. What stands later in a sequence never changes an earlier answer.
+    is zeros. A step is `a = norm(y + attention(y))` with `y = z + u`, then `norm(a + mlp(a))`: the norm at the end
+    keeps states bounded over any number of steps. What stands later in a sequence never changes an earlier answer.
 
     Example:
         >>> from homeostat.models import Own
