@@ -19,7 +19,7 @@ IMAML_CHARACTERS = Recipe(
     # No tolerance: the parameters belong to these steps, converged or not, as in the sinusoids' recipe.
     gradient=ImplicitGradient(adjoint="gmres", adjoint_steps=4, rtol=0),
     optimiser=Optimiser(learning_rate=3e-3, clip=10.0, schedule="one-cycle"),
-    steps=1000,
+    steps=300,
     batch=16,
     sizes=(1,),
 )
@@ -28,5 +28,5 @@ IMAML_DIGITS = IMAML_CHARACTERS.changed(
     name="imaml-digits",
     task=TaskReference(name="few-shot-digits"),
     model=MetaConfig(inner=ConvInner.of(FewShotDigits(), width=16, blocks=2), regulariser=1.0, step_size=0.1),
-    steps=400,
+    steps=150,
 )
