@@ -202,7 +202,7 @@ def _over_rows(function: Callable[[Any, Any], Any], context: Any) -> Callable[[A
         # One problem alone is spared the transform, which costs several times what a small loss does.
         only = pytree.tree_map(lambda p: p[0], parameters)
         given = _zip_map(lambda d, x: x if d is None else x[0], marked, present)
-        return pytree.tree_map(lambda x: x[None], function(only, given))
+        return pytree.tree_map(lambda x: x[None] if isinstance(x, Tensor) else x, function(only, given))
 
     return over_rows
 
