@@ -54,7 +54,7 @@ class Newton(InnerStep):
             return torch.cat([g.flatten(1) for g in pytree.tree_leaves(found)], 1)
 
         flat = torch.cat([x.flatten(1) for x in leaves], 1)
-        g, pull = torch.func.vjp(gradient, flat)
+        g, pull = torch.func.vjp(gradient, flat)[:2]
         unit = torch.eye(flat.shape[1], dtype=flat.dtype, device=flat.device)
         # The rows are problems of their own: one product with a unit vector gives a column of every row's Hessian.
         columns = torch.func.vmap(lambda e: pull(e.expand_as(flat))[0])(unit)
