@@ -18,6 +18,7 @@ from homeostat.tasks import (
     Omniglot,
     PrefixSums,
     PuzzleTask,
+    Sinusoids,
     Sudoku,
     Text,
     get_task,
@@ -38,6 +39,7 @@ def test_names():
         "few-shot-digits": FewShotDigits,
         "omniglot": Omniglot,
         "mini-imagenet": MiniImageNet,
+        "sinusoids": Sinusoids,
     }
     assert get_task("prefix_sums") == PrefixSums()
     assert get_task("mazes", percolation=0.2, paths="any") == Mazes(percolation=0.2, paths="any")

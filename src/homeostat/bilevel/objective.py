@@ -1,5 +1,6 @@
 """Inner objectives: a loss for each row of parameters, and its gradient."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,18 @@ class KnownGradient:
         return self.objective(parameters, context)
 
 
+class RowObjective(ABC):
+    """An objective that can be had for some of its rows: what spares a search the rows that have found their step."""
+
+    @abstractmethod
+    def __call__(self, parameters: Any, context: Any) -> Tensor:
+        """`(rows,)` losses."""
+
+    @abstractmethod
+    def rows(self, context: Any, index: Tensor) -> Any:
+        """The context of the rows `index`, `(k,)` int64; a row may be asked for several times."""
+
+
 def row_gradients(objective: Objective, parameters: Any, context: Any) -> Any:
     """The gradient of every row's loss with respect to its own parameters, in their structure.
 
@@ -56,7 +69,10 @@ def row_values_and_gradients(objective: Objective, parameters: Any, context: Any
     """
     if isinstance(objective, KnownGradient):
         return objective(parameters, context).detach(), objective.gradient(parameters, context)
-    if torch.compiler.is_compiling() or is_transformed():
+    leaves, spec = pytree.tree_flatten(parameters)
+    graphed = torch.is_grad_enabled()
+    if is_transformed() or (graphed and not all(x.requires_grad for x in leaves)):
+        # Slower, but there is no other way under a transform; and no graph of its own is left where nobody needs one.
 
         def total(p: Any) -> tuple[Tensor, Tensor]:
             values = objective(p, context)
@@ -64,13 +80,12 @@ def row_values_and_gradients(objective: Objective, parameters: Any, context: Any
 
         gradient, values = torch.func.grad(total, has_aux=True)(parameters)
         return values.detach(), gradient
-    # Plain autograd: the same, without what a transform adds to every operation.
-    again = torch.is_grad_enabled()
-    leaves, spec = pytree.tree_flatten(parameters)
+    if not graphed:
+        leaves = [x.detach().requires_grad_() for x in leaves]
     with torch.enable_grad():
-        at = [p if again and p.requires_grad else p.detach().requires_grad_() for p in leaves]
-        values = objective(pytree.tree_unflatten(at, spec), context)
-        if not values.requires_grad:  # the parameters are not in it
-            return values, pytree.tree_unflatten([torch.zeros_like(x) for x in leaves], spec)
-        found = torch.autograd.grad(values.sum(), at, create_graph=again, materialize_grads=True)
+        values = objective(pytree.tree_unflatten(leaves, spec), context)
+    if not values.requires_grad:
+        return values, pytree.tree_unflatten([torch.zeros_like(x) for x in leaves], spec)
+    ones = torch.ones_like(values)
+    found = torch.autograd.grad(values, leaves, ones, create_graph=graphed, materialize_grads=True)
     return values.detach(), pytree.tree_unflatten(list(found), spec)
