@@ -96,6 +96,7 @@ def test_ranks_and_contraction_are_those_of_numpy(shape: dict[str, int]) -> None
         k, u = problem.K[row].numpy(), problem.U[row].numpy()
         assert int(problem.rank[row]) == np.linalg.matrix_rank(k) == shape["rank"]
         assert int(problem.parameter_rank[row]) == np.linalg.matrix_rank(k.T @ u) == min(shape["rank"], shape["d"])
+        assert bool(problem.overparametrised[row]) == (shape["d"] >= shape["rank"])
         h = np.sort(np.linalg.eigvalsh(k.T @ k))[-shape["rank"] :]
         rho = np.abs(1 - float(problem.step_size[row]) * h).max()
         assert float(problem.contraction[row]) == pytest.approx(rho, abs=1e-9)
@@ -255,7 +256,7 @@ def test_t1_holds_for_a_loss_with_many_minima() -> None:
 
 
 def test_t1_refuses_what_is_not_overparametrised_and_fails_there() -> None:
-    problem, target = draw_affine(200, 4, 2, seed=0)
+    problem, target = draw_affine(200, 4, 3, seed=0)  # one parameter too few
     with pytest.raises(InputError, match=r"rank\(K'U\) = rank\(K\), which fails in 200 of 200 rows, first in row 0"):
         more_steps_cannot_help(problem, Squared(target), 4, 4)
     lower = change_of_loss(problem, Squared(target), 4, 4).value < 0

@@ -1,6 +1,7 @@
 """The section on the theory: that it is there at its smallest, and that what it says follows from what was counted."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import pytest
 
 from homeostat.studies.claims import Decided
 from homeostat.studies.jobs import Place, plain
-from homeostat.studies.test_like_you_train.presets import Preset
+from homeostat.studies.test_like_you_train.presets import get_preset
 from homeostat.studies.test_like_you_train.theory_draws import TheoryDraws
 from homeostat.studies.test_like_you_train.theory_section import section_1
 
-SECTION = section_1(Preset(name="smoke", theory_draws=6))
+SECTION = section_1(dataclasses.replace(get_preset("smoke"), theory_draws=6))
 
 
 @pytest.fixture(scope="module")
