@@ -206,7 +206,7 @@ def test_rank_correlation() -> None:
     b = a + draw.normal(size=50)
     found = rank_correlation(a, b)
     assert found is not None
-    assert found.value == pytest.approx(stats.spearmanr(a, b).statistic)
+    assert found.value == pytest.approx(stats.spearmanr(a, b)[0])
     assert found.low < found.value < found.high
     assert rank_correlation(a, -a).value == pytest.approx(-1)  # type: ignore[union-attr]
     assert rank_correlation(a[:3], b[:3]) is None
@@ -426,7 +426,7 @@ def test_the_band_holds_for_all_columns_in_95_of_100_repeats() -> None:
     for seed in range(trials):
         band = estimates.together(draw.normal(size=(20, 10)) @ mixing, seed=seed)
         held += all(one.low <= 0 <= one.high for one in band)
-    # Ten intervals of 95 %, each by itself, would all hold in 60 to 70 of 80.
+    # Ten intervals of 95 %, each by itself, would all hold in about 54 of 80.
     assert trials - 10 < held < trials
 
 

@@ -92,7 +92,7 @@ def _one(curve: StepsCurve, horizon: int, margin: float) -> CurveVerdict:
         return CurveVerdict(curve.name, outcome, text)
 
     if at.loss is None:
-        return verdict("not measured", f"nothing was measured: {curve.missing['loss']}")
+        return verdict("not measured", curve.missing["loss"])
     if at.loss.count == 0 or (curve.whole and at.failed):
         return verdict("not measured", f"{at.failed} of {curve.count} examples are not finite at N")
     if not curve.whole and at.loss.count < ENOUGH:
