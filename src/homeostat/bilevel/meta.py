@@ -170,7 +170,10 @@ class MetaLearner(nn.Module):
 
     def fit(self, parameters: Tensor, context: dict[str, Any]) -> Tensor:
         """`(tasks,)`: the loss over the support samples, without the regulariser."""
-        outputs, targets = self._outputs(self._unpacked(parameters), context["support_inputs"]), context["support_targets"]
+        outputs, targets = (
+            self._outputs(self._unpacked(parameters), context["support_inputs"]),
+            context["support_targets"],
+        )
         if self.loss is F.mse_loss:  # the same number without a transform
             return (outputs - targets).square().flatten(1).mean(1)
         return torch.func.vmap(self.loss)(outputs, targets)
