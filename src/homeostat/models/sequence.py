@@ -54,6 +54,8 @@ class SequenceConfig(BaseModel):
 class CausalAttention(nn.Module):
     """Every position hears of itself and of those before it."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
