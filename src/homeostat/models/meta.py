@@ -111,7 +111,14 @@ class MetaNet(Net):
         )
 
     def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inputs in the dtype of the parameters."""
+        """The inputs in the dtype of the parameters.
+
+        Raises:
+            ContractError: pictures of another size than the network is made for.
+        """
+        if isinstance(self.config.inner, ConvInner):
+            self.config.inner.check(inputs["support_inputs"])
+            self.config.inner.check(inputs["query_inputs"])
         dtype = _DTYPES[self.config.dtype]
         return pytree.tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, inputs)
 
