@@ -1,7 +1,8 @@
 """Homeostat: models that think by iterating. Does thinking longer help, on which inputs, and when should it stop?"""
 
-from homeostat import nn
+from homeostat import bilevel, nn
 from homeostat.engine import (
+    CG,
     GMRES,
     Anderson,
     Broyden,
@@ -29,6 +30,7 @@ from homeostat.training import train
 __version__ = "0.1.0"
 
 __all__ = [
+    "CG",
     "GMRES",
     "Anderson",
     "Audit",
@@ -48,6 +50,7 @@ __all__ = [
     "Stop",
     "Unrolled",
     "audit",
+    "bilevel",
     "from_functions",
     "gradient_bias",
     "load",

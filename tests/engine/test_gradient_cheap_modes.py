@@ -227,7 +227,7 @@ def with_inverse(scales: Tensor, status=None, ratio: float = 1.3) -> Tensor:
     inverse = torch.linalg.inv(torch.eye(4, dtype=F64) - MATRIX)
     found = replace(found, status=found.status if status is None else torch.tensor(status, dtype=torch.int8))
     found = replace(found, inverse=Inverse(inverse, scales))  # pyright: ignore[reportArgumentType]
-    shine(problem, found, Shine(fallback_ratio=ratio)).leaves[0].backward(G)
+    shine(problem, found, Shine(fallback_ratio=ratio), TIGHT).leaves[0].backward(G)
     assert shift.grad is not None
     return shift.grad
 

@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 import homeostat as hs
 from homeostat import Carry, Implicit, Shared, Stop, Unrolled
-from homeostat.engine import GMRES, Anderson, Broyden, Neumann, NormalCG, OneStep, Phantom, Picard, Shine
+from homeostat.engine import CG, GMRES, Anderson, Broyden, Neumann, NormalCG, OneStep, Phantom, Picard, Shine
 from homeostat.errors import ContractError, ConvergenceWarning
 
 # The plain loop: what these tests say about steps and states is said of its sequence.
@@ -114,7 +114,7 @@ def test_modules_can_be_copied_and_stored_after_a_backward(gradient, copied):
 
 OPTIONS = [
     *MODES, Shine(), Implicit(on_failure="mask"), Unrolled(checkpoint=True), Picard(0.5), Anderson(3), Broyden(),
-    GMRES(), NormalCG(), Stop(1e-3), Shared(1.5),
+    CG(), GMRES(), NormalCG(), Stop(1e-3), Shared(1.5),
 ]  # fmt: skip
 
 

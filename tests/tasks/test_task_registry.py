@@ -17,6 +17,7 @@ from homeostat.tasks import (
     Omniglot,
     PrefixSums,
     PuzzleTask,
+    Sinusoids,
     Sudoku,
     get_task,
 )
@@ -34,6 +35,7 @@ def test_names():
         "few-shot-digits": FewShotDigits,
         "omniglot": Omniglot,
         "mini-imagenet": MiniImageNet,
+        "sinusoids": Sinusoids,
     }
     assert get_task("prefix_sums") == PrefixSums()
     assert get_task("mazes", percolation=0.2, paths="any") == Mazes(percolation=0.2, paths="any")

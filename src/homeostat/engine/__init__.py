@@ -1,14 +1,15 @@
 """The fixed-point engine: `solve`, `solve_stream` and what they take and return."""
 
 from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
-from homeostat.engine.methods import GMRES, Anderson, Broyden, NormalCG, Picard
+from homeostat.engine.methods import CG, GMRES, Anderson, Broyden, NormalCG, Picard
 from homeostat.engine.nest import Carry, Shared
-from homeostat.engine.solution import Adjoint, Solution, Status
+from homeostat.engine.solution import Adjoint, Obstacle, Solution, Status
 from homeostat.engine.solve import solve
 from homeostat.engine.stop import Stop
 from homeostat.engine.stream import SolutionStream, StreamedExample, solve_stream
 
 __all__ = [
+    "CG",
     "GMRES",
     "Adjoint",
     "Anderson",
@@ -18,6 +19,7 @@ __all__ = [
     "Implicit",
     "Neumann",
     "NormalCG",
+    "Obstacle",
     "OneStep",
     "Phantom",
     "Picard",

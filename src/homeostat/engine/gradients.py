@@ -24,12 +24,16 @@ class Implicit:
     products in the dtype of the state.
 
     Args:
-        method: how that system is solved: `Picard`, `Anderson`, `GMRES` or `NormalCG`. `Picard` needs a `J` of
-            spectral radius below 1; `GMRES` and `NormalCG` need only that `I - J` is regular.
-        stop: when the solve stops, after so many steps at most (`GMRES`: products; `NormalCG`: pairs of them). None:
+        method: how that system is solved: `Picard`, `Anderson`, `CG`, `GMRES` or `NormalCG`. `Picard` needs a `J` of
+            spectral radius below 1, `CG` an `I - J` that is symmetric and positive definite; `GMRES` and `NormalCG`
+            need only that it is regular.
+        stop: when the solve stops, after so many steps at most (`GMRES`: products; `NormalCG`: pairs of them; `CG`:
+            iterations). With `rtol=0, atol=0` it takes exactly that many: truncated on purpose. None:
             500 steps and a relative residual of 1e-5, or that of the forward solve where it is tighter (the tightest
             row's), but never less than 4 units in the last place of the state's dtype or of the autocast in use.
-        on_failure: for rows whose forward or adjoint solve did not converge. `"warn"` uses them and warns with counts;
+        on_failure: for rows whose forward or adjoint solve did not converge; where a solve was given no tolerance
+            (`rtol=0, atol=0`), using up its steps is what was asked of it and no failure: `Solution.residual` and
+            `Solution.adjoint` say how far it got. `"warn"` uses them and warns with counts;
             `"raise"` raises ConvergenceError; `"mask"` gives them no gradient; `"fallback"` gives them the one-step
             gradient, `u = g`; the last two warn as well. Rows whose forward solve diverged never get a gradient, and
             rows whose adjoint diverged get none but with `"fallback"`.
@@ -48,7 +52,7 @@ class Implicit:
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, AdjointMethod):
-            raise ValueError(f"method must be Picard, Anderson, GMRES or NormalCG, made, not {self.method!r}")
+            raise ValueError(f"method must be Picard, Anderson, CG, GMRES or NormalCG, made, not {self.method!r}")
         if self.stop is not None:
             if not isinstance(self.stop, Stop):
                 raise ValueError(f"stop must be a Stop, not {self.stop!r}")

@@ -98,6 +98,28 @@ class GMRES:
 
 
 @dataclass(frozen=True)
+class CG:
+    """Conjugate gradients, for the linear system of `Implicit` where `I - J` is symmetric and positive definite.
+
+    One Jacobian product a step, the fewest steps of all methods here, and of the past one direction alone. Gradient
+    descent on a loss with a minimum has such a system: `I - J` is its step size times the Hessian. Momentum, proximal
+    and projected steps have none. A row whose system turns out not to be symmetric, not to be definite, or singular is
+    STALLED with the solution that it had; `Solution.adjoint.obstacle` says which, and so does the warning or error.
+    Symmetry is looked at in the directions that the method takes, to a thousandth or to rounding: a system that is not
+    symmetric elsewhere has the same solution. A step is an iteration; besides, there is one product before the first
+    and one after the last, for the true residual. `Implicit(CG(), Stop(rtol=0, max_steps=5))` takes five,
+    or fewer where nothing is left but rounding.
+
+    Source:
+        M. R. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems", J. Res. NBS 49 (1952).
+
+    Example:
+        >>> CG()
+        CG()
+    """
+
+
+@dataclass(frozen=True)
 class NormalCG:
     """Conjugate gradients on the normal equations, for the linear system of `Implicit`; per example.
 
@@ -118,5 +140,5 @@ class NormalCG:
 Method = Picard | Anderson | Broyden
 """What solves `z = f(z)`."""
 
-AdjointMethod = Picard | Anderson | GMRES | NormalCG
+AdjointMethod = Picard | Anderson | CG | GMRES | NormalCG
 """What solves the linear system of `Implicit`."""

@@ -31,6 +31,49 @@ class Status(IntEnum):
     """Not finite, or beyond a root mean square of 1e28 (float64: 1e100, float16: 1e4)."""
 
 
+class Obstacle(IntEnum):
+    """What about its linear system ended a row's adjoint solve.
+
+    Example:
+        >>> Obstacle(1).name
+        'NOT_SYMMETRIC'
+    """
+
+    def __str__(self) -> str:
+        return self.name
+
+    NONE = 0
+    NOT_SYMMETRIC = 1
+    """`I - J` is not symmetric, which `CG` needs; `GMRES` and `NormalCG` do not."""
+    INDEFINITE = 2
+    """`I - J` has a direction of negative curvature, which `CG` cannot take; `GMRES` and `NormalCG` can."""
+    SINGULAR = 3
+    """`I - J` maps a direction to nothing but rounding: the fixed point is not isolated, and no method helps."""
+
+
+_OBSTACLES = {
+    Obstacle.NOT_SYMMETRIC: "not symmetric, as CG needs it: use GMRES() or NormalCG()",
+    Obstacle.INDEFINITE: "indefinite, and CG needs a positive definite one: GMRES() or NormalCG(), if this "
+    "solution is meant to be a saddle",
+    Obstacle.SINGULAR: "singular to rounding: the fixed point is not isolated",
+}
+
+
+def describe_obstacles(obstacle: Tensor) -> list[str]:
+    """A line for each obstacle that rows met, with their count.
+
+    Example:
+        >>> describe_obstacles(torch.tensor([0, 3]))
+        ['1 row: the system I - J is singular to rounding: the fixed point is not isolated']
+    """
+    counts = {kind: int((obstacle == kind).sum()) for kind in _OBSTACLES}
+    return [
+        f"{count} {'row' if count == 1 else 'rows'}: the system I - J is {_OBSTACLES[kind]}"
+        for kind, count in counts.items()
+        if count
+    ]
+
+
 def describe_rows(steps: Tensor, residual: Tensor, status: Tensor) -> str:
     """A short table: for each status, how many rows, their steps and their residuals."""
     lines = [f"{'status':<10} {'rows':>6} {'steps (median, most)':>22} {'residual (median, most)':>26}"]
@@ -56,6 +99,7 @@ class Adjoint:
         status: `(batch,)` int8 of `Status`; rows that took no part have that of their forward solve.
         row_evaluations: Jacobian products, and evaluations of `step` that were recorded for them, times the rows in
             each.
+        obstacle: `(batch,)` int8 of `Obstacle`: why rows that are STALLED got no further, where it is known.
 
     Example:
         >>> import torch, homeostat as hs
@@ -70,9 +114,11 @@ class Adjoint:
     residual: Tensor
     status: Tensor
     row_evaluations: int
+    obstacle: Tensor
 
     def __repr__(self) -> str:
-        return "Adjoint\n" + describe_rows(self.steps, self.residual, self.status)
+        lines = ["Adjoint", describe_rows(self.steps, self.residual, self.status), *describe_obstacles(self.obstacle)]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, repr=False)

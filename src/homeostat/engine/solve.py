@@ -119,13 +119,13 @@ def solve(
             case Implicit():
                 found = implicit(problem, found, gradient, stop, adjoint)
             case Neumann():
-                found = neumann(problem, found, gradient, adjoint)
+                found = neumann(problem, found, gradient, stop, adjoint)
             case Shine():
-                found = shine(problem, found, gradient)
+                found = shine(problem, found, gradient, stop)
             case Phantom():
-                found = phantom(problem, found, gradient.steps, gradient.damping)
+                found = phantom(problem, found, stop, gradient.steps, gradient.damping)
             case OneStep():
-                found = phantom(problem, found, steps=1, damping=1.0)
+                found = phantom(problem, found, stop, steps=1, damping=1.0)
     leaves = found.leaves
     if graphed and bool((found.status == Status.DIVERGED).all()):  # or no rows: a loss has a gradient, of nothing
         leaves = [x.detach().requires_grad_() if i in problem.layout.measured() else x for i, x in enumerate(leaves)]

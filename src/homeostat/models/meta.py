@@ -84,16 +84,18 @@ class MetaNet(Net):
     where the inner network classifies, on the cross-entropy.
 
     Inputs are `{"support_inputs": ..., "support_targets": ..., "query_inputs": ...}`, tasks first, then samples; the
-    state is the flat vector of each task's parameters, and the own start is the network's own weights. Logits of
-    classes come as a `ClassificationTask` has them, `(batch, classes, queries)`.
+    state is the flat vector of each task's parameters (with the step size beside it where that is searched), and the
+    own start is the network's own weights. Logits of classes come as a `ClassificationTask` has them,
+    `(batch, classes, queries)`.
 
     Example:
         >>> from homeostat.models import Own
         >>> from homeostat.tasks import Sinusoids
-        >>> net, (inputs, targets) = MetaNet(MetaConfig()), Sinusoids().sample(10, 3, split="train", seed=0)
+        >>> net = MetaNet(MetaConfig(step_size=0.1))
+        >>> inputs, targets = Sinusoids().sample(10, 3, split="train", seed=0)
         >>> context = net.encode(inputs)
         >>> state = net.step(net.initial_state(context, Own()), context)
-        >>> tuple(state["parameters"].shape), tuple(net.decode(state, context).shape)
+        >>> tuple(state.shape), tuple(net.decode(state, context).shape)
         ((3, 1761), (3, 10, 1))
     """
 

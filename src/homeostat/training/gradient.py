@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from homeostat.engine import (
+    CG,
     GMRES,
     Anderson,
     Broyden,
@@ -28,7 +29,7 @@ from homeostat.engine.methods import Method
 from homeostat.training.data import Data
 
 _SOLVERS: dict[str, Method] = {"picard": Picard(), "anderson": Anderson(), "broyden": Broyden()}
-_ADJOINTS = {"picard": Picard(), "anderson": Anderson(), "gmres": GMRES(), "normal-cg": NormalCG()}
+_ADJOINTS = {"picard": Picard(), "anderson": Anderson(), "cg": CG(), "gmres": GMRES(), "normal-cg": NormalCG()}
 
 
 class _FixedPoint(Data):
@@ -61,8 +62,8 @@ class ImplicitGradient(_FixedPoint):
     """
 
     kind: Literal["implicit"] = "implicit"
-    adjoint: Literal["picard", "anderson", "gmres", "normal-cg"] = "anderson"
-    """How the adjoint system is solved."""
+    adjoint: Literal["picard", "anderson", "cg", "gmres", "normal-cg"] = "anderson"
+    """How the adjoint system is solved; `"cg"` needs a step whose Jacobian is symmetric."""
     adjoint_steps: int | None = Field(default=None, ge=1)
     """Its most steps, with the tolerance of the solver; None leaves both to the engine."""
     on_failure: Literal["warn", "raise", "mask", "fallback"] = "warn"

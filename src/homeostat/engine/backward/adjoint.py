@@ -1,4 +1,4 @@
-"""The linear system behind every implicit gradient, `u = J^T u + g`, solved per example: one entrance, four methods."""
+"""The linear system behind every implicit gradient, `u = J^T u + g`, solved per example: one entrance, five methods."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ from homeostat.engine.backward.krylov import solve_by_cycles
 from homeostat.engine.backward.tape import AnyTape, record
 from homeostat.engine.forward.run import run
 from homeostat.engine.methods import AdjointMethod, Anderson, Picard
-from homeostat.engine.norms import row_rms
+from homeostat.engine.norms import noise_floor, row_rms
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Adjoint
 from homeostat.engine.stop import Stop
@@ -52,6 +52,11 @@ class JacobianRows:
     def push(self, rows: Tensor, tangents: Sequence[Tensor]) -> list[Tensor]:
         """`J v`; see `pull`."""
         return self._product(rows, tangents, transposed=False)
+
+    def unit(self, cotangents: Sequence[Tensor]) -> float:
+        """One unit in the last place of what products are computed in."""
+        with self._autocast:
+            return noise_floor(cotangents, 1)
 
     def _product(self, rows: Tensor, vectors: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
         if rows is not self._asked:
@@ -125,9 +130,11 @@ def solve_adjoint(
         found = run(Problem.of(step, tuple(scaled), [rows, *scaled]), stop, method)
         leaves, steps, residual, status = found.leaves, found.steps, found.residual, found.status
         leaves = [_times(u, 1 / scales) for u in leaves]
+        obstacle = torch.zeros_like(status)
     else:
-        leaves, steps, residual, status = solve_by_cycles(jacobian, rows, source, method, stop)
-    adjoint = Adjoint(steps, residual, status, jacobian.evaluations)
+        unit = jacobian.unit(cotangents)
+        leaves, steps, residual, status, obstacle = solve_by_cycles(jacobian, rows, source, method, stop, unit)
+    adjoint = Adjoint(steps, residual, status, jacobian.evaluations, obstacle)
     return [u.to(g.dtype) for u, g in zip(leaves, cotangents, strict=True)], adjoint
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from homeostat.engine.backward.adjoint import JacobianRows, solve_adjoint
 from homeostat.engine.backward.attach import Part, Transform, attach, bad_rows, untied
-from homeostat.engine.backward.failure import report_failure
+from homeostat.engine.backward.failure import failures, report_failure
 from homeostat.engine.backward.tape import AnyTape, present_autocast, record
 from homeostat.engine.forward.run import Run
 from homeostat.engine.gradients import Implicit, Neumann, OnFailure, Shine
@@ -60,19 +60,19 @@ def implicit(problem: Problem, found: Run, gradient: Implicit, stop: Stop, log: 
     def transform(adjoint: "_Adjoint") -> Transform:
         return lambda cotangents: adjoint.solve(cotangents, settings)
 
-    return _tied("Implicit", problem, found, gradient.on_failure, log, transform)
+    return _tied("Implicit", problem, found, stop, gradient.on_failure, log, transform)
 
 
-def neumann(problem: Problem, found: Run, gradient: Neumann, log: list[Adjoint]) -> Run:
+def neumann(problem: Problem, found: Run, gradient: Neumann, stop: Stop, log: list[Adjoint]) -> Run:
     """A run with a truncated series for a gradient: plain iteration of the adjoint map, `terms - 1` times."""
 
     def transform(adjoint: "_Adjoint") -> Transform:
         return lambda cotangents: adjoint.iterate(cotangents, gradient.terms - 1)
 
-    return _tied("Neumann", problem, found, "warn", log, transform)
+    return _tied("Neumann", problem, found, stop, "warn", log, transform)
 
 
-def shine(problem: Problem, found: Run, gradient: Shine) -> Run:
+def shine(problem: Problem, found: Run, gradient: Shine, stop: Stop) -> Run:
     """A run whose gradient uses the inverse that the forward method estimated.
 
     Raises:
@@ -85,23 +85,25 @@ def shine(problem: Problem, found: Run, gradient: Shine) -> Run:
     def transform(adjoint: "_Adjoint") -> Transform:
         return lambda cotangents: adjoint.estimate(cotangents, inverse.transpose, gradient.fallback_ratio)
 
-    return _tied("Shine", problem, found, "warn", [], transform)
+    return _tied("Shine", problem, found, stop, "warn", [], transform)
 
 
 def _tied(
     name: str,
     problem: Problem,
     found: Run,
+    stop: Stop,
     on_failure: OnFailure,
     log: list[Adjoint],
     transform: Callable[["_Adjoint"], Transform],
 ) -> Run:
     """Record one evaluation at the solution, say which rows did not converge, and tie the two together.
 
-    Rows that diverged (with `on_failure="mask"`: that did not converge) are not recorded, so that they cannot put a
+    Rows that diverged (with `on_failure="mask"`: that did not end as asked) are not recorded, so that they cannot put a
     NaN into shared parameters.
     """
-    keep = found.status == Status.CONVERGED if on_failure == "mask" else found.status != Status.DIVERGED
+    failed = failures(found.status, stop)
+    keep = ~failed if on_failure == "mask" else found.status != Status.DIVERGED
     part = Part.of(problem, found, keep)
     evaluations = part.problem.rows
     tape = record(part.problem) if evaluations else None
@@ -113,21 +115,21 @@ def _tied(
             evaluations += part.problem.rows
         if tape is not None and not tape.reaches_others():
             return untied(found, evaluations)
-    report_failure("forward", found.status, on_failure)
+    report_failure("forward", found.status, stop, on_failure)
     if tape is None:
         return untied(found, evaluations)
-    adjoint = _Adjoint(part, tape, found.status, log)
+    adjoint = _Adjoint(part, tape, found.status, failed, log)
     return attach(found, part, tape.outputs, evaluations, (name, transform(adjoint)))
 
 
 class _Adjoint:
     """From the gradient of the solved state to the cotangent `u` of the recorded evaluation, in three ways."""
 
-    def __init__(self, part: Part, tape: AnyTape, forward: Tensor, log: list[Adjoint]) -> None:
+    def __init__(self, part: Part, tape: AnyTape, forward: Tensor, failed: Tensor, log: list[Adjoint]) -> None:
         # Without the context's graph: what is recorded again in `backward` serves Jacobian products only.
         context = [x.detach() if isinstance(x, Tensor) else x for x in part.problem.context]
         self._problem = replace(part.problem, context=context)
-        self._part, self._tape, self._forward, self._log = part, tape, forward, log
+        self._part, self._tape, self._forward, self._failed, self._log = part, tape, forward, failed, log
         self._autocast: AbstractContextManager[Any] = present_autocast(part.rows.device)
 
     def solve(self, cotangents: Sequence[Tensor], gradient: Implicit) -> list[Tensor]:
@@ -136,29 +138,31 @@ class _Adjoint:
         fallback = gradient.on_failure == "fallback"
         rows = torch.arange(self._problem.rows, device=self._part.rows.device)
         if fallback:
-            rows = rows[self._forward[self._part.rows] == Status.CONVERGED]
+            rows = rows[~self._failed[self._part.rows]]
         source = [g[rows] for g in cotangents] if len(rows) < self._problem.rows else list(cotangents)
         jacobian = JacobianRows(self._problem, self._tape, self._autocast)
         found, adjoint = solve_adjoint(jacobian, rows, source, gradient.method, gradient.stop)
         self._record(adjoint, rows)
-        report_failure("adjoint", adjoint.status, gradient.on_failure)
+        report_failure("adjoint", adjoint.status, gradient.stop, gradient.on_failure, adjoint.obstacle)
+        failed = failures(adjoint.status, gradient.stop)
         if fallback:
-            return _choose(adjoint.status == Status.CONVERGED, found, rows, _finite_or_zero(cotangents))
+            return _choose(~failed, found, rows, _finite_or_zero(cotangents))
         keep = adjoint.status != Status.DIVERGED
         if gradient.on_failure == "mask":
-            keep = adjoint.status == Status.CONVERGED
+            keep = ~failed
         return found if bool(keep.all()) else _masked(found, keep)
 
     def iterate(self, cotangents: Sequence[Tensor], steps: int) -> list[Tensor]:
         """`steps` applications of `u <- J^T u + g`, from `u = g`."""
         rows = torch.arange(self._problem.rows, device=self._part.rows.device)
         jacobian = JacobianRows(self._problem, self._tape, self._autocast)
-        found, adjoint = solve_adjoint(jacobian, rows, cotangents, Picard(), Stop(rtol=0, max_steps=steps))
+        stop = Stop(rtol=0, max_steps=steps)
+        found, adjoint = solve_adjoint(jacobian, rows, cotangents, Picard(), stop)
         self._record(adjoint, rows)
         diverged = adjoint.status == Status.DIVERGED
         if not bool(diverged.any()):
             return found
-        report_failure("adjoint", torch.where(diverged, Status.DIVERGED, Status.CONVERGED), "mask")
+        report_failure("adjoint", adjoint.status, stop, "mask")
         return _masked(found, ~diverged)
 
     def estimate(
@@ -180,6 +184,7 @@ class _Adjoint:
                 residual=part.scatter(adjoint.residual, torch.full_like(none, torch.nan, dtype=torch.float64)),
                 status=part.scatter(adjoint.status, self._forward),
                 row_evaluations=adjoint.row_evaluations,
+                obstacle=part.scatter(adjoint.obstacle, none),
             )
         )
 

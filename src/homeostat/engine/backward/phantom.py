@@ -11,9 +11,10 @@ from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.forward.run import Run
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
+from homeostat.engine.stop import Stop
 
 
-def phantom(problem: Problem, found: Run, steps: int, damping: float) -> Run:
+def phantom(problem: Problem, found: Run, stop: Stop, steps: int, damping: float) -> Run:
     """A run with the gradient of `z_{i+1} = (1 - damping) z_i + damping f(z_i)`, recorded from the solution on.
 
     The state stays the solved one: the recorded steps give the gradient and no value, so that a choice of gradient
@@ -23,6 +24,7 @@ def phantom(problem: Problem, found: Run, steps: int, damping: float) -> Run:
     Args:
         problem: what was solved.
         found: how, without a graph.
+        stop: when.
         steps: recorded steps, 1 or more.
         damping: share of the way that each goes; `steps=1, damping=1` is `OneStep`.
     """
@@ -38,7 +40,7 @@ def phantom(problem: Problem, found: Run, steps: int, damping: float) -> Run:
         part = part.without(bad)
     if part.problem.rows and not (is_transformed() or any(x.requires_grad for x in outputs)):
         return untied(found, evaluations)
-    report_failure("forward", found.status, "warn")
+    report_failure("forward", found.status, stop, "warn")
     if not part.problem.rows:
         return untied(found, evaluations)
     return attach(found, part, outputs, evaluations)

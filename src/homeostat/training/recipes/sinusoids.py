@@ -9,13 +9,13 @@ from homeostat.training.recipe import Optimiser, Recipe
 
 IMAML = Recipe(
     name="imaml",
-    description="implicit MAML: 16 inner steps with a line search, pull of 2 towards the start, 5 adjoint steps",
+    description="implicit MAML: 16 inner steps with a line search, pull of 2 towards the start, 5 conjugate gradient steps",
     task=TaskReference(name="sinusoids"),
     model=MetaConfig(regulariser=2.0),
     start=Own(),
     depth=FixedDepth(steps=16),
     # No tolerance: all of the steps are taken, of the inner problem and of its adjoint, as in the protocol.
-    gradient=ImplicitGradient(adjoint="gmres", adjoint_steps=5, rtol=0),
+    gradient=ImplicitGradient(adjoint="cg", adjoint_steps=5, rtol=0),
     optimiser=Optimiser(learning_rate=1e-3, clip=1e6),
     steps=1000,
     batch=25,
