@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
+from homeostat.errors import ContractError
 from homeostat.models import ConvInner, MetaConfig, MetaNet, Own
 from homeostat.tasks import FewShotCharacters
 
@@ -37,6 +38,13 @@ def test_without_normalisation():
 def test_groups_must_divide_the_width():
     with pytest.raises(ValidationError, match="width 32 is not a multiple of groups 5"):
         ConvInner(side=8, ways=2, groups=5)
+
+
+def test_pictures_of_another_size_are_refused(net):
+    inputs, _ = FewShotCharacters(ways=3, side=12).sample(1, 2, split="test", seed=0)
+    with pytest.raises(ContractError) as caught:
+        net.encode(inputs)
+    assert str(caught.value) == "the network takes pictures of 1 x 9 x 9, channels first, and was given 1 x 12 x 12"
 
 
 def test_a_step_is_that_of_plain_autograd_on_each_task(net):

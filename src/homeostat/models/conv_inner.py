@@ -3,8 +3,9 @@
 from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
+from homeostat.errors import ContractError
 from homeostat.tasks import FewShotTask
 
 
@@ -51,6 +52,17 @@ class ConvInner(BaseModel):
         """
         side = task.picture_side()
         return cls(channels=task.channels, side=side, ways=task.ways, width=width, blocks=blocks, groups=groups)
+
+    def check(self, pictures: Tensor) -> None:
+        """Refuse pictures `(..., channels, height, width)` of another size.
+
+        Raises:
+            ContractError: naming both sizes.
+        """
+        expected, found = (self.channels, self.side, self.side), tuple(pictures.shape[-3:])
+        if found != expected:
+            one, other = (" x ".join(map(str, sizes)) for sizes in (expected, found))
+            raise ContractError(f"the network takes pictures of {one}, channels first, and was given {other}")
 
     def build(self) -> nn.Module:
         """The module, `(samples, channels, side, side)` to logits `(samples, ways)`, with fresh weights.

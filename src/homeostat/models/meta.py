@@ -86,8 +86,8 @@ class MetaNet(Net):
 
     Inputs are `{"support_inputs": ..., "support_targets": ..., "query_inputs": ...}`, tasks first, then samples; the
     state is the flat vector of each task's parameters (with the step size beside it where that is searched), and the
-    own start is the network's own weights. Logits of classes come as a `ClassificationTask` has them, `(batch, classes,
-    queries)`.
+    own start is the network's own weights. Logits of classes come as a `ClassificationTask` has them,
+    `(batch, classes, queries)`.
 
     Example:
         >>> from homeostat.models import Own
@@ -114,7 +114,14 @@ class MetaNet(Net):
         )
 
     def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inputs in the dtype of the parameters."""
+        """The inputs in the dtype of the parameters.
+
+        Raises:
+            ContractError: pictures of another size than the network is made for.
+        """
+        if isinstance(self.config.inner, ConvInner):
+            self.config.inner.check(inputs["support_inputs"])
+            self.config.inner.check(inputs["query_inputs"])
         dtype = _DTYPES[self.config.dtype]
         return pytree.tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, inputs)
 

@@ -87,14 +87,14 @@ def draw_characters(characters: Words, drawings: Words, side: int) -> NDArray[np
         >>> for row in picture[2:-1]:
         ...     print("".join("-.o#"[round(3 * ink)] for ink in row))
         --##---#----
-        ---o#--o----
-        --#-.--o----
-        -..--#-#----
-        -.---#-#----
-        --##--o#--.-
-        ----o#####--
-        ------##----
-        ------#o----
+        ---##--#----
+        --#-#--#----
+        --o--.-#----
+        --#--#-.----
+        ---####-----
+        -----####.--
+        -----##-----
+        -------#----
     """
     parts = []
     for first in range(0, len(characters), _CHUNK):
