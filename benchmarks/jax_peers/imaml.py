@@ -25,9 +25,7 @@ def fresh(key, dtype):
     sizes = (1, WIDTH, WIDTH, 1)
     keys = jax.random.split(key, len(sizes) - 1)
     draw = jax.nn.initializers.lecun_normal()
-    return [
-        (draw(k, (a, b), dtype), jnp.zeros(b, dtype)) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)
-    ]
+    return [(draw(k, (a, b), dtype), jnp.zeros(b, dtype)) for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)]
 
 
 def tasks(key, dtype):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import homeostat as hs
 from homeostat.bilevel import GradientDescent, MetaLearner
-from homeostat.bilevel.per_task import mapped, per_task
+from homeostat.bilevel.per_task import PerTask, mapped
 from homeostat.errors import ContractError, ConvergenceWarning
 from homeostat.models import Own
 
@@ -165,7 +165,7 @@ def test_every_module_gives_what_it_gives_task_by_task(module: nn.Module, shape:
     torch.manual_seed(0)
     parameters = {name: torch.randn(5, *p.shape) for name, p in module.named_parameters()}
     inputs = torch.randn(shape)
-    together = per_task(module)(parameters, inputs)
+    together = PerTask(module)(parameters, inputs)
     for task in range(5):
         own = {name: p[task] for name, p in parameters.items()}
         torch.testing.assert_close(together[task], torch.func.functional_call(module, own, (inputs[task],)))
@@ -176,7 +176,7 @@ def test_hooks_are_not_passed_over() -> None:
     module = nn.Sequential(nn.Linear(2, 2))
     module[0].register_forward_hook(lambda _, __, out: 0 * out)
     parameters = {name: torch.randn(3, *p.shape) for name, p in module.named_parameters()}
-    assert bool((per_task(module)(parameters, torch.randn(3, 4, 2)) == 0).all())
+    assert bool((PerTask(module)(parameters, torch.randn(3, 4, 2)) == 0).all())
 
 
 def test_a_loss_of_ones_own_and_classes() -> None:

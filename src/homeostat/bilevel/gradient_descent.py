@@ -126,8 +126,7 @@ class GradientDescent(InnerStep):
                 after = objective(_moved(parameters, gradient, size), context)
             else:
                 every = torch.arange(len(size), device=size.device).repeat(count)
-                moved = _moved(_rows(parameters, every), _rows(gradient, every), sizes)
-                after = objective(moved, objective.rows(context, every))
+                after = objective(_moved(parameters, gradient, sizes), objective.rows(context, every))
             wanted = (before - 0.5 * sizes.view(count, -1) * slope).flatten()
             short = ~(after <= wanted).view(count, -1)  # a NaN is not short enough either
             halvings = short.to(torch.int32).cumprod(0).sum(0)
@@ -153,6 +152,10 @@ def _rows(nest: Any, index: Tensor) -> Any:
 
 
 def _moved(parameters: Any, gradient: Any, size: Tensor) -> Any:
-    return pytree.tree_map(
-        lambda p, g: torch.addcmul(p, size.view(-1, *[1] * (p.ndim - 1)), g, value=-1), parameters, gradient
-    )
+    """Parameters after a step; with k step sizes for each row, those of all first ones, then of all second ones."""
+
+    def move(p: Tensor, g: Tensor) -> Tensor:
+        columns = size.view(-1, len(p), *[1] * (p.ndim - 1))
+        return torch.addcmul(p, columns, g, value=-1).flatten(0, 1)
+
+    return pytree.tree_map(move, parameters, gradient)

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from homeostat.bilevel.gradient_descent import GradientDescent
 from homeostat.bilevel.objective import RowObjective
-from homeostat.bilevel.per_task import per_task
+from homeostat.bilevel.per_task import PerTask
 from homeostat.bilevel.step import InnerStep
 from homeostat.engine import Gradient, Picard, Solution, Stop, Unrolled, solve
 from homeostat.engine.stop import check_option, check_range
@@ -91,7 +91,7 @@ class MetaLearner(nn.Module):
                 )
         self.module, self.loss, self.regulariser, self.inner = module, loss, float(regulariser), inner
         self.name, self.trained_steps, self.unit_cost, self.stochastic = name, trained_steps, 1.0, False
-        self._outputs = per_task(module)
+        self._outputs = PerTask(module)
         self._names = list(adapted)
         self._shapes = [p.shape for p in adapted.values()]
         self._sizes = [p.numel() for p in adapted.values()]
@@ -170,10 +170,25 @@ class MetaLearner(nn.Module):
 
     def fit(self, parameters: Tensor, context: dict[str, Any]) -> Tensor:
         """`(tasks,)`: the loss over the support samples, without the regulariser."""
-        outputs, targets = (
-            self._outputs(self._unpacked(parameters), context["support_inputs"]),
-            context["support_targets"],
-        )
+        return self._losses(self._outputs(self._unpacked(parameters), context["support_inputs"]), context)
+
+    def fit_and_gradient(self, parameters: Tensor, context: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+        """`fit` and its gradient `(tasks, parameters)`; None where the module's gradient is not written out."""
+        found = self._outputs.with_backward(self._unpacked(parameters), context["support_inputs"])
+        if found is None:
+            return None
+        outputs, backward = found
+        targets = context["support_targets"]
+        if self.loss is F.mse_loss:
+            error = outputs - targets
+            slope = error * (2 / error[0].numel())
+        else:
+            slope = torch.func.grad(lambda out: self._losses(out, context).sum())(outputs)
+        pieces = backward(slope)
+        return self._losses(outputs, context), torch.cat([pieces[name].flatten(1) for name in self._names], 1)
+
+    def _losses(self, outputs: Any, context: dict[str, Any]) -> Tensor:
+        targets = context["support_targets"]
         if self.loss is F.mse_loss:  # the same number without a transform
             return (outputs - targets).square().flatten(1).mean(1)
         return torch.func.vmap(self.loss)(outputs, targets)
@@ -198,6 +213,14 @@ class _TaskObjective(RowObjective):
         if self.theta is None:
             return value
         return value + 0.5 * self.learner.regulariser * (parameters - self.theta).square().sum(1)
+
+    def values_and_gradients(self, parameters: Tensor, context: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+        found = self.learner.fit_and_gradient(parameters, context)
+        if found is None or self.theta is None:
+            return found
+        value, gradient = found
+        pulled, pull = parameters - self.theta, self.learner.regulariser
+        return value + 0.5 * pull * pulled.square().sum(1), torch.add(gradient, pulled, alpha=pull)
 
     def rows(self, context: dict[str, Any], index: Tensor) -> dict[str, Any]:
         support = {name: context[name] for name in ("support_inputs", "support_targets")}

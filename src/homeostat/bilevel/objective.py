@@ -33,7 +33,9 @@ class KnownGradient:
 
 
 class RowObjective(ABC):
-    """An objective that can be had for some of its rows: what spares a search the rows that have found their step."""
+    """An objective that can be had for some of its rows, which spares a search the rows that have found their step, and
+    that may know a shorter way to its gradient than autograd.
+    """
 
     @abstractmethod
     def __call__(self, parameters: Any, context: Any) -> Tensor:
@@ -42,6 +44,12 @@ class RowObjective(ABC):
     @abstractmethod
     def rows(self, context: Any, index: Tensor) -> Any:
         """The context of the rows `index`, `(k,)` int64; a row may be asked for several times."""
+
+    def values_and_gradients(self, parameters: Any, context: Any) -> tuple[Tensor, Any] | None:
+        """`(rows,)` losses and their gradient, made of operations that can be differentiated again; None leaves it to
+        autograd.
+        """
+        return None
 
 
 def row_gradients(objective: Objective, parameters: Any, context: Any) -> Any:
@@ -69,6 +77,10 @@ def row_values_and_gradients(objective: Objective, parameters: Any, context: Any
     """
     if isinstance(objective, KnownGradient):
         return objective(parameters, context).detach(), objective.gradient(parameters, context)
+    if isinstance(objective, RowObjective):
+        known = objective.values_and_gradients(parameters, context)
+        if known is not None:
+            return known[0].detach(), known[1]
     leaves, spec = pytree.tree_flatten(parameters)
     graphed = torch.is_grad_enabled()
     if is_transformed() or (graphed and not all(x.requires_grad for x in leaves)):

@@ -22,10 +22,7 @@ _CUT = 0.87962566103423978
 
 
 class MLPInner(BaseModel):
-    """A multilayer perceptron on each sample.
-
-    Weights begin LeCun normal: normal, cut off at two standard deviations, with variance 1 / inputs. Biases begin at 0.
-    """
+    """A multilayer perceptron on each sample."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,6 +32,10 @@ class MLPInner(BaseModel):
     widths: tuple[Annotated[int, Field(ge=1)], ...] = (40, 40)
     """Of the hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
+    initialisation: Literal["uniform", "lecun-normal"] = "lecun-normal"
+    """`uniform`: weights and biases between plus and minus 1 / sqrt(inputs), as `nn.Linear` has them. `lecun-normal`:
+    weights normal with variance 1 / inputs, cut off at two standard deviations, and biases 0, as flax's `Dense` has
+    them. With biases of 0 every unit of the first layer bends at x = 0, and sinusoids are learned more slowly."""
 
     classifies: ClassVar[bool] = False
 
@@ -53,9 +54,10 @@ class MLPInner(BaseModel):
         parts: list[nn.Module] = []
         for before, after in pairwise(sizes):
             linear = nn.Linear(before, after)
-            std = 1 / math.sqrt(before) / _CUT
-            nn.init.trunc_normal_(linear.weight, std=std, a=-2 * std, b=2 * std)
-            nn.init.zeros_(linear.bias)
+            if self.initialisation == "lecun-normal":
+                std = 1 / math.sqrt(before) / _CUT
+                nn.init.trunc_normal_(linear.weight, std=std, a=-2 * std, b=2 * std)
+                nn.init.zeros_(linear.bias)
             parts += [linear, _ACTIVATIONS[self.activation]()]
         return nn.Sequential(*parts[:-1])
 
