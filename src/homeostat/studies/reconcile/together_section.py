@@ -95,7 +95,7 @@ def _reconciled(settings: Sequence[Setting], nets: dict[str, list[Measured]], va
         for cell in CELLS:
             points = []
             for budget in training[cell].budgets:
-                if budget >= setting.horizon / 2:
+                if budget >= setting.horizon:
                     gap = training[cell].gap(budget)
                     points.append(Point(budget / setting.horizon, gap.value, gap.low, gap.high, text=cell))
             lines.append(Series(cell, tuple(points), lines=True))
@@ -109,7 +109,7 @@ def _reconciled(settings: Sequence[Setting], nets: dict[str, list[Measured]], va
         )
     return Panels(
         "reconciled",
-        "Above: D, the loss on training data after so many steps less that after N; above 0 other budgets than N are "
+        "Above: D, the loss on training data after so many steps less that after N; above 0 more steps than N are "
         "worse. Below: the same nets on harder inputs. Means over seeds and instances with 95 % intervals; in every "
         "training N is the same in expectation.",
         (*top, *bottom),
@@ -135,7 +135,7 @@ def _against_alignment(settings: Sequence[Setting], nets: dict[str, list[Measure
             Figure(
                 f"together-{setting.part}-alignment",
                 setting.name,
-                Axis("alignment (Algorithm 1)"),
+                Axis("alignment (Algorithm 1)", range=(-0.05, 1.05)),
                 Axis(f"D at {DEEP:g} N ({setting.unit})"),
                 series,
                 level=0.0,

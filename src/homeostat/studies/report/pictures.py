@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from homeostat.errors import HomeostatError
@@ -11,6 +12,7 @@ from homeostat.studies.figures import Axis, Figure, Panels, plots_of
 from homeostat.studies.report.colours import LIGHT, MARKS
 
 _MOST_TICKS = 12
+_APART = 1.6
 
 _MARKS = dict(zip(MARKS, ("o", "s", "D", "^", "P", "*", "v", "h", "X"), strict=True))
 
@@ -35,7 +37,7 @@ def save_picture(figure: Figure | Panels, path: str | os.PathLike[str]) -> Path:
     for plot, axes in zip(plots, grid.flat, strict=False):
         _draw(plot, axes)
         if len(plots) > 1:
-            axes.set_title(plot.caption, fontsize=9.5, loc="left")
+            axes.set_title(fill(plot.caption, 44), fontsize=9.5, loc="left")
     for empty in grid.flat[len(plots) :]:
         empty.set_visible(False)
     if len(plots) > 1:
@@ -77,7 +79,8 @@ def _draw(figure: Figure, axes: Any) -> None:
     _dress(axes, "x", figure.x)
     sizes = sorted({point.x for series in figure.series for point in series.points})
     if figure.x.scale == "log" and len(sizes) <= _MOST_TICKS:  # lengths and sizes are read best as what they are
-        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        shown = _apart(sizes)
+        axes.set_xticks(shown, [f"{size:g}" for size in shown])
         axes.minorticks_off()
     _dress(axes, "y", figure.y)
     if figure.level is not None:
@@ -102,6 +105,15 @@ def _dress(axes: Any, name: str, axis: Axis) -> None:
         getattr(axes, f"set_{name}scale")("log")
     elif axis.range is not None:
         getattr(axes, f"set_{name}lim")(*axis.range)
+
+
+def _apart(places: list[float]) -> list[float]:
+    """Those of some rising places on a logarithmic axis whose labels do not run into one another."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or place >= _APART * kept[-1]:
+            kept.append(place)
+    return kept
 
 
 def _or(value: float | None, instead: float) -> float:
