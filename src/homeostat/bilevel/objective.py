@@ -44,7 +44,7 @@ def row_gradients(objective: Objective, parameters: Any, context: Any) -> Any:
     """
     if isinstance(objective, KnownGradient):
         return objective.gradient(parameters, context)
-    leaves, spec = pytree.tree_flatten(parameters)
+    leaves, spec = ([parameters], None) if isinstance(parameters, Tensor) else pytree.tree_flatten(parameters)
     graphed = torch.is_grad_enabled()
     if is_transformed() or (graphed and not all(x.requires_grad for x in leaves)):
         # Slower, but there is no other way under a transform; and no graph of its own is left where nobody needs one.
@@ -52,8 +52,9 @@ def row_gradients(objective: Objective, parameters: Any, context: Any) -> Any:
     if not graphed:
         leaves = [x.detach().requires_grad_() for x in leaves]
     with torch.enable_grad():
-        total = objective(pytree.tree_unflatten(leaves, spec), context).sum()
-    if not total.requires_grad:
-        return pytree.tree_unflatten([torch.zeros_like(x) for x in leaves], spec)
-    found = torch.autograd.grad(total, leaves, create_graph=graphed, materialize_grads=True)
-    return pytree.tree_unflatten(list(found), spec)
+        total = objective(leaves[0] if spec is None else pytree.tree_unflatten(leaves, spec), context).sum()
+    if total.requires_grad:
+        found = list(torch.autograd.grad(total, leaves, create_graph=graphed, materialize_grads=True))
+    else:
+        found = [torch.zeros_like(x) for x in leaves]
+    return found[0] if spec is None else pytree.tree_unflatten(found, spec)
