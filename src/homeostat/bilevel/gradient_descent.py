@@ -13,7 +13,7 @@ from homeostat.engine import Carry
 from homeostat.engine.stop import check_count, check_range
 
 _AT_ONCE = 1 << 17
-"""Numbers in the parameters up to which several step sizes are tried at once: small ones cost little but their calls."""
+"""Numbers in the parameters up to which several step sizes are tried at once: few numbers cost little but the call."""
 _UNITS = 64
 """A fall of the loss by fewer units in its last place cannot be told from rounding."""
 _SMALLEST = 1e-6

@@ -86,8 +86,8 @@ class MetaLearner(nn.Module):
         for key, part in module.named_modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 raise ContractError(
-                    f"{key or 'the module'} is {type(part).__name__}, which keeps or takes statistics over samples; use "
-                    "GroupNorm or LayerNorm"
+                    f"{key or 'the module'} is {type(part).__name__}, which keeps or takes statistics over samples; "
+                    "use GroupNorm or LayerNorm"
                 )
         self.module, self.loss, self.regulariser, self.inner = module, loss, float(regulariser), inner
         self.name, self.trained_steps, self.unit_cost, self.stochastic = name, trained_steps, 1.0, False
@@ -158,8 +158,8 @@ class MetaLearner(nn.Module):
         """
         if not self.regulariser and not isinstance(gradient, Unrolled):
             raise ValueError(
-                f"{type(gradient).__name__} needs a regulariser above 0: without one the solution does not depend on the "
-                "meta-parameters; give the learner one, or use Unrolled()"
+                f"{type(gradient).__name__} needs a regulariser above 0: without one the solution does not depend on "
+                "the meta-parameters; give the learner one, or use Unrolled()"
             )
         context = {"support_inputs": support_inputs, "support_targets": support_targets}
         start = self._begin(len(support_inputs))
