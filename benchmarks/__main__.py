@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import acceleration, batches, memory, overhead, peers_jax, training
+from benchmarks import acceleration, batches, memory, meta_learning, overhead, peers_jax, training
 from benchmarks.report import table, write_document
 from benchmarks.results import Figure, describe_machine, save
 
@@ -32,6 +32,7 @@ GROUPS: dict[str, Group] = {
     "memory": memory.measure,
     "training": training.measure,
     "jax": peers_jax.measure,
+    "meta": meta_learning.measure,
 }
 
 

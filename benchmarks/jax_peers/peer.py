@@ -22,6 +22,7 @@ from importlib.metadata import version
 
 warnings.simplefilter("ignore")  # jaxopt is no longer maintained and uses what JAX has deprecated
 
+import imaml  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import jaxopt  # noqa: E402
@@ -139,6 +140,15 @@ class Peer:
         weight, context = jax.jit(jax.grad(loss, argnums=(0, 1)))(a["weight"], a["context"])
         np.savez(out, weight=to_torch("weight", weight), context=to_torch("context", context))
         return {}
+
+    def imaml_begin(self, dtype, seed):
+        """Another meta-training, and the compilation of its outer step: the first of its steps."""
+        self.meta = imaml.Training(dtype, seed)
+        return self.meta.advance(1)
+
+    def imaml_advance(self, steps):
+        """So many outer steps more."""
+        return self.meta.advance(steps)
 
 
 def main():

@@ -42,6 +42,12 @@ def test_the_guide_to_solving_runs(capsys) -> None:
     assert names["found"].status == 0  # type: ignore[attr-defined]
 
 
+def test_the_guide_to_bilevel_problems_runs(capsys) -> None:
+    names = run_snippets("bilevel.md")
+    assert "1 of 1 problems converged" in capsys.readouterr().out
+    assert names["error"] < 1e-5  # type: ignore[operator]
+
+
 def test_the_guide_to_studies_runs(capsys) -> None:
     run_snippets("studies.md")
     assert capsys.readouterr().out == "Dice (preset smoke)\n1. fair: not decided\n"

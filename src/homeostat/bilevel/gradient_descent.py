@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from homeostat.bilevel.objective import Objective, row_gradients, row_values_and_gradients
+from homeostat.bilevel.objective import Objective, RowObjective, row_gradients, row_values_and_gradients
 from homeostat.bilevel.step import InnerStep
 from homeostat.engine import Carry
 from homeostat.engine.stop import check_count, check_range
 
+_AT_ONCE = 1 << 17
+"""Numbers in the parameters up to which several step sizes are tried at once: small ones cost little but their calls."""
 _SMALLEST = 1e-6
 """A step size below this begins again at 1: the search had got stuck, not close."""
 
@@ -76,13 +78,38 @@ class GradientDescent(InnerStep):
     ) -> Tensor:
         """`(rows,)` step sizes that lower each row's loss enough, or the smallest ones tried."""
         slope = sum(torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in pytree.tree_leaves(gradient))
-        for _ in range(self.most_halvings):
-            after = objective(_moved(parameters, gradient, size), context)
-            short = ~(after <= before - 0.5 * size * slope)  # a NaN is not short enough either
-            if not bool(short.any()):
+        several = isinstance(objective, RowObjective)
+        found, rows, tried = size, None, 0
+        while tried < self.most_halvings:
+            numbers = sum(p.numel() for p in pytree.tree_leaves(parameters))
+            count = min(max(_AT_ONCE // max(numbers, 1), 1), self.most_halvings - tried) if several else 1
+            sizes = size if count == 1 else torch.stack([size * 0.5**i for i in range(count)]).flatten()
+            if count == 1:
+                after = objective(_moved(parameters, gradient, size), context)
+            else:
+                every = torch.arange(len(size), device=size.device).repeat(count)
+                moved = _moved(_rows(parameters, every), _rows(gradient, every), sizes)
+                after = objective(moved, objective.rows(context, every))
+            wanted = (before - 0.5 * sizes.view(count, -1) * slope).flatten()
+            short = ~(after <= wanted).view(count, -1)  # a NaN is not short enough either
+            halvings = short.to(torch.int32).cumprod(0).sum(0)
+            size = torch.ldexp(size, -halvings)
+            found = size if rows is None else found.index_copy(0, rows, size)
+            tried += count
+            left = (halvings == count).nonzero()[:, 0]
+            if not len(left):
                 break
-            size = torch.where(short, 0.5 * size, size)
-        return size
+            if several and len(left) < len(size):  # the others have found theirs
+                rows = left if rows is None else rows[left]
+                before, slope, size = before[left], slope[left], size[left]
+                parameters, gradient, context = (
+                    _rows(parameters, left), _rows(gradient, left), objective.rows(context, left)
+                )
+        return found
+
+
+def _rows(nest: Any, index: Tensor) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.index_select(0, index), nest)
 
 
 def _moved(parameters: Any, gradient: Any, size: Tensor) -> Any:

@@ -1,13 +1,16 @@
 """Meta-learning: parameters from which a few inner steps learn a new task, as an iterated model."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from homeostat.bilevel.gradient_descent import GradientDescent
+from homeostat.bilevel.objective import RowObjective
 from homeostat.bilevel.per_task import per_task
 from homeostat.bilevel.step import InnerStep
 from homeostat.engine import Gradient, Picard, Solution, Stop, Unrolled, solve
@@ -116,8 +119,8 @@ class MetaLearner(nn.Module):
 
     def step(self, state: Any, context: dict[str, Any]) -> Any:
         """One inner step of every task."""
-        theta = self.theta() if self.regulariser else None  # once a step, and not at every trial of a search
-        return self.inner.step(lambda parameters, at: self._objective(parameters, theta, at), state, context)
+        # theta is put together once a step, and not at every trial of a search.
+        return self.inner.step(_TaskObjective(self, self.theta() if self.regulariser else None), state, context)
 
     def decode(self, state: Any, context: dict[str, Any]) -> Tensor:
         """The answers to the queries."""
@@ -125,7 +128,7 @@ class MetaLearner(nn.Module):
 
     def objective(self, parameters: Tensor, context: dict[str, Any]) -> Tensor:
         """`(tasks,)`: the inner objective at `(tasks, parameters)`."""
-        return self._objective(parameters, self.theta(), context)
+        return _TaskObjective(self, self.theta() if self.regulariser else None)(parameters, context)
 
     def predict(self, state: Any, inputs: Any) -> Tensor:
         """Outputs `(tasks, samples, ...)` at `(tasks, samples, ...)`, every task with its own parameters."""
@@ -165,14 +168,9 @@ class MetaLearner(nn.Module):
     def _begin(self, tasks: int) -> Any:
         return self.inner.start(self.theta().expand(tasks, -1))
 
-    def _objective(self, parameters: Tensor, theta: Tensor | None, context: dict[str, Any]) -> Tensor:
-        outputs = self._outputs(self._unpacked(parameters), context["support_inputs"])
-        value = self._losses(outputs, context["support_targets"])
-        if theta is None or not self.regulariser:
-            return value
-        return value + 0.5 * self.regulariser * (parameters - theta).square().sum(1)
-
-    def _losses(self, outputs: Any, targets: Any) -> Tensor:
+    def fit(self, parameters: Tensor, context: dict[str, Any]) -> Tensor:
+        """`(tasks,)`: the loss over the support samples, without the regulariser."""
+        outputs, targets = self._outputs(self._unpacked(parameters), context["support_inputs"]), context["support_targets"]
         if self.loss is F.mse_loss:  # the same number without a transform
             return (outputs - targets).square().flatten(1).mean(1)
         return torch.func.vmap(self.loss)(outputs, targets)
@@ -180,6 +178,24 @@ class MetaLearner(nn.Module):
     def _unpacked(self, parameters: Tensor) -> dict[str, Tensor]:
         pieces = parameters.split(self._sizes, 1)
         return {
-            name: piece.unflatten(1, shape) if len(shape) else piece[:, 0]
+            name: piece.view(len(parameters), *shape)
             for name, piece, shape in zip(self._names, pieces, self._shapes, strict=True)
         }
+
+
+@dataclass(frozen=True)
+class _TaskObjective(RowObjective):
+    """The inner objective at one theta, `(parameters,)`; None without a regulariser."""
+
+    learner: MetaLearner
+    theta: Tensor | None
+
+    def __call__(self, parameters: Tensor, context: dict[str, Any]) -> Tensor:
+        value = self.learner.fit(parameters, context)
+        if self.theta is None:
+            return value
+        return value + 0.5 * self.learner.regulariser * (parameters - self.theta).square().sum(1)
+
+    def rows(self, context: dict[str, Any], index: Tensor) -> dict[str, Any]:
+        support = {name: context[name] for name in ("support_inputs", "support_targets")}
+        return pytree.tree_map(lambda leaf: leaf.index_select(0, index), support)

@@ -1,6 +1,8 @@
 """Inner objectives: a loss for each row of parameters, and its gradient."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +13,35 @@ from homeostat.engine.backward.functional import is_transformed
 
 Objective = Callable[[Any, Any], Tensor]
 """`(parameters, context) -> (rows,)`: parameters are a tensor or a nest of tensors with a row for each problem."""
+
+
+@dataclass(frozen=True)
+class KnownGradient:
+    """An objective whose gradient is written out, `(parameters, context) -> ` the structure of the parameters.
+
+    Example:
+        >>> square = KnownGradient(lambda p, c: 0.5 * p.square().sum(1), lambda p, c: p)
+        >>> row_gradients(square, torch.tensor([[3.0]]), None)
+        tensor([[3.]])
+    """
+
+    objective: Objective
+    gradient: Callable[[Any, Any], Any]
+
+    def __call__(self, parameters: Any, context: Any) -> Tensor:
+        return self.objective(parameters, context)
+
+
+class RowObjective(ABC):
+    """An objective that can be had for some of its rows: what spares a search the rows that have found their step."""
+
+    @abstractmethod
+    def __call__(self, parameters: Any, context: Any) -> Tensor:
+        """`(rows,)` losses."""
+
+    @abstractmethod
+    def rows(self, context: Any, index: Tensor) -> Any:
+        """The context of the rows `index`, `(k,)` int64; a row may be asked for several times."""
 
 
 def row_gradients(objective: Objective, parameters: Any, context: Any) -> Any:
@@ -24,6 +55,8 @@ def row_gradients(objective: Objective, parameters: Any, context: Any) -> Any:
         tensor([[-1., -1., -1.],
                 [-1., -1., -1.]])
     """
+    if isinstance(objective, KnownGradient):
+        return objective.gradient(parameters, context)
     return row_values_and_gradients(objective, parameters, context)[1]
 
 
@@ -34,7 +67,12 @@ def row_values_and_gradients(objective: Objective, parameters: Any, context: Any
         >>> row_values_and_gradients(lambda p, c: 0.5 * ((p - c) ** 2).sum(1), torch.zeros(2, 3), torch.ones(2, 3))[0]
         tensor([1.5000, 1.5000])
     """
-    if torch.compiler.is_compiling() or is_transformed():
+    if isinstance(objective, KnownGradient):
+        return objective(parameters, context).detach(), objective.gradient(parameters, context)
+    leaves, spec = pytree.tree_flatten(parameters)
+    graphed = torch.is_grad_enabled()
+    if is_transformed() or (graphed and not all(x.requires_grad for x in leaves)):
+        # Slower, but there is no other way under a transform; and no graph of its own is left where nobody needs one.
 
         def total(p: Any) -> tuple[Tensor, Tensor]:
             values = objective(p, context)
@@ -42,11 +80,12 @@ def row_values_and_gradients(objective: Objective, parameters: Any, context: Any
 
         gradient, values = torch.func.grad(total, has_aux=True)(parameters)
         return values.detach(), gradient
-    # Plain autograd: the same, without what a transform adds to every operation.
-    again = torch.is_grad_enabled()
-    leaves, spec = pytree.tree_flatten(parameters)
+    if not graphed:
+        leaves = [x.detach().requires_grad_() for x in leaves]
     with torch.enable_grad():
-        at = [p if again and p.requires_grad else p.detach().requires_grad_() for p in leaves]
-        values = objective(pytree.tree_unflatten(at, spec), context)
-        found = torch.autograd.grad(values.sum(), at, create_graph=again, materialize_grads=True)
+        values = objective(pytree.tree_unflatten(leaves, spec), context)
+    if not values.requires_grad:
+        return values, pytree.tree_unflatten([torch.zeros_like(x) for x in leaves], spec)
+    ones = torch.ones_like(values)
+    found = torch.autograd.grad(values, leaves, ones, create_graph=graphed, materialize_grads=True)
     return values.detach(), pytree.tree_unflatten(list(found), spec)

@@ -3,6 +3,7 @@
 from homeostat.models.checkpoint import Checkpoint, CheckpointConfig, load, save, shipped
 from homeostat.models.classifier import ClassifierConfig, ClassifierNet
 from homeostat.models.contract import IteratedModel, as_model, from_functions
+from homeostat.models.conv_inner import ConvInner
 from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.meta import MetaConfig, MetaNet, MLPInner
@@ -19,6 +20,7 @@ __all__ = [
     "CheckpointConfig",
     "ClassifierConfig",
     "ClassifierNet",
+    "ConvInner",
     "GraphConfig",
     "GraphNet",
     "IteratedModel",

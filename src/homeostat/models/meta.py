@@ -2,14 +2,16 @@
 
 import math
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from homeostat.bilevel import GradientDescent, MetaLearner
+from homeostat.models.conv_inner import ConvInner
 from homeostat.models.net import Net
 from homeostat.models.starts import Start
 
@@ -34,6 +36,8 @@ class MLPInner(BaseModel):
     """Of the hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
 
+    classifies: ClassVar[bool] = False
+
     def build(self) -> nn.Module:
         """The module with fresh weights.
 
@@ -56,7 +60,7 @@ class MLPInner(BaseModel):
         return nn.Sequential(*parts[:-1])
 
 
-Inner = MLPInner
+Inner = Annotated[MLPInner | ConvInner, Field(discriminator="kind")]
 """Configuration of the network that learns a task; `kind` says which."""
 
 
@@ -77,18 +81,22 @@ class MetaConfig(BaseModel):
 
 
 class MetaNet(Net):
-    """A `homeostat.bilevel.MetaLearner` that comes with its module: gradient descent on the mean squared error.
+    """A `homeostat.bilevel.MetaLearner` that comes with its module: gradient descent on the mean squared error or,
+    where the inner network classifies, on the cross-entropy.
 
     Inputs are `{"support_inputs": ..., "support_targets": ..., "query_inputs": ...}`, tasks first, then samples; the
-    state is the flat vector of each task's parameters, and the own start is the network's own weights.
+    state is the flat vector of each task's parameters (with the step size beside it where that is searched), and the
+    own start is the network's own weights. Logits of classes come as a `ClassificationTask` has them, `(batch, classes,
+    queries)`.
 
     Example:
         >>> from homeostat.models import Own
         >>> from homeostat.tasks import Sinusoids
-        >>> net, (inputs, targets) = MetaNet(MetaConfig()), Sinusoids().sample(10, 3, split="train", seed=0)
+        >>> net = MetaNet(MetaConfig(step_size=0.1))
+        >>> inputs, targets = Sinusoids().sample(10, 3, split="train", seed=0)
         >>> context = net.encode(inputs)
         >>> state = net.step(net.initial_state(context, Own()), context)
-        >>> tuple(state["parameters"].shape), tuple(net.decode(state, context).shape)
+        >>> tuple(state.shape), tuple(net.decode(state, context).shape)
         ((3, 1761), (3, 10, 1))
     """
 
@@ -98,7 +106,12 @@ class MetaNet(Net):
         super().__init__(name=name, trained_steps=trained_steps, damping=damping)
         self.config = config
         module = config.inner.build().to(_DTYPES[config.dtype])
-        self.learner = MetaLearner(module, regulariser=config.regulariser, inner=GradientDescent(config.step_size))
+        self.learner = MetaLearner(
+            module,
+            loss=F.cross_entropy if config.inner.classifies else F.mse_loss,
+            regulariser=config.regulariser,
+            inner=GradientDescent(config.step_size),
+        )
 
     def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inputs in the dtype of the parameters."""
@@ -112,4 +125,5 @@ class MetaNet(Net):
         return self.learner.step(state, context)
 
     def decode(self, state: Any, context: dict[str, Tensor]) -> Tensor:
-        return self.learner.decode(state, context)
+        outputs = self.learner.decode(state, context)
+        return outputs.movedim(-1, 1) if self.config.inner.classifies else outputs

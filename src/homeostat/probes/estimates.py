@@ -120,7 +120,8 @@ def together(values: ArrayLike, *, per: ArrayLike | None = None, seed: int = 0) 
     moving = spread > 0
     half = np.where(np.isnan(spread), np.nan, 0.0)
     if moving.any():
-        largest = np.nanmax(np.abs(found - centre)[:, moving] / spread[moving], axis=1)
+        # A resample that lacks a column altogether says nothing of it.
+        largest = np.nan_to_num(np.abs(found - centre)[:, moving] / spread[moving]).max(1)
         least = max(2, min(count for count, moves in zip(counts, moving, strict=True) if moves))
         student = float(stats.t.ppf(0.975, least - 1)) / _Z * np.sqrt(least / (least - 1))
         half = half + np.where(moving, np.quantile(largest, 0.95) * student * spread, 0.0)

@@ -81,7 +81,7 @@ class Task(ABC):
     size_name: ClassVar[str]
     """What the difficulty dial counts, in words: `"bits"`, `"rooms a side"`."""
     sizes: ClassVar[tuple[int, ...]]
-    """Sizes that an audit uses when none are asked for, smallest first: easiest first too, unless the task says so."""
+    """Sizes that an audit uses when none are asked for, easiest first."""
 
     @abstractmethod
     def sample(self, size: int, count: int, *, split: Split, seed: int) -> Batch:

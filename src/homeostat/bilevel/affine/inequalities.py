@@ -32,7 +32,7 @@ def more_steps_cannot_help(
         InputError: the rank condition does not hold in some row.
 
     Source:
-        Ramzi et al., arXiv 2305.15042, Theorem 1; the rank condition in this form and N >= 1 are ours.
+        After Ramzi et al., arXiv 2305.15042; the rank condition in this form, and that N >= 1 is needed, are ours.
 
     Example:
         >>> from homeostat.bilevel.affine import Huber, draw_affine
@@ -57,7 +57,7 @@ def largest_gain(problem: AffineProblem, loss: Squared, steps: int, extra: int) 
         InputError: another loss than `Squared`.
 
     Source:
-        Ramzi et al., arXiv 2305.15042; this form, and that it is sharp, are ours.
+        After Ramzi et al., arXiv 2305.15042; this form, and that it is sharp, are ours.
 
     Example:
         >>> from homeostat.bilevel.affine import draw_affine
@@ -167,8 +167,8 @@ class FirstOrder:
 
     @property
     def certain(self) -> Tensor:
-        """`(rows,)` where the remainder is too small to turn the sign."""
-        return self.predicted.abs() > self.remainder
+        """`(rows,)` where the remainder, and rounding, are too small to turn the sign."""
+        return self.predicted.abs() > self.remainder + self.bound.tolerance * self.bound.scale
 
     def __repr__(self) -> str:
         return (

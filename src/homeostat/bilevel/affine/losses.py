@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from homeostat.bilevel.affine.problem import check_float64
-from homeostat.bilevel.objective import row_gradients
 from homeostat.engine.stop import check_range
 from homeostat.errors import InputError
 
@@ -24,7 +24,7 @@ class OuterLoss(ABC):
 
     def gradient(self, z: Tensor) -> Tensor:
         """`(rows, n)`, the gradient of each row's loss."""
-        return row_gradients(lambda p, _: self(p), z, None)
+        return torch.func.grad(lambda p: self(p).sum())(z)
 
     def change(self, z: Tensor, move: Tensor) -> Tensor:
         """`(rows,)`: the loss at `z + move` less that at `z`."""

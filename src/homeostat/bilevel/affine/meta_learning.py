@@ -9,7 +9,15 @@ from torch import Tensor
 
 from homeostat.bilevel.affine.inequality import Inequality
 from homeostat.bilevel.affine.minimise import Change, refuse_rows
-from homeostat.bilevel.affine.problem import RANK_TOLERANCE, check_float64, check_steps, one_minus_power, power, times
+from homeostat.bilevel.affine.problem import (
+    RANK_TOLERANCE,
+    check_float64,
+    check_steps,
+    one_minus_power,
+    power,
+    span,
+    times,
+)
 from homeostat.engine import Picard, Stop, solve
 from homeostat.engine.stop import check_count
 from homeostat.errors import InputError
@@ -17,8 +25,10 @@ from homeostat.errors import InputError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class QuadraticTasks:
-    """Rows of meta-learning problems. Task i minimises `(z - a_i)' H_i (z - a_i) / 2 + regulariser |z - theta|^2 / 2` by
-    gradient descent from `theta`; the outer loss is the mean over tasks of `|z_i - a_i|^2 / 2`.
+    """Rows of meta-learning problems with quadratic tasks.
+
+    Task i minimises `(z - a_i)' H_i (z - a_i) / 2 + regulariser |z - theta|^2 / 2` by gradient descent from `theta`;
+    the outer loss is the mean over tasks of `|z_i - a_i|^2 / 2`.
 
     After N steps `z_i = (I - S) a_i + S theta` with `S = regulariser (H_i + regulariser)^-1 (I - E^N) + E^N` and
     `E = I - eta (H_i + regulariser)`: each direction keeps the share S of its way to theta.
@@ -38,7 +48,7 @@ class QuadraticTasks:
     Example:
         >>> tasks = QuadraticTasks(torch.ones(1, 2, 1, 1).double(), torch.tensor([[[0.0], [2.0]]]).double(), 1.0, 0.25)
         >>> tasks.change(steps=2, extra=2)
-        D(N=2, dN=2) of 1 rows: least -0.0566, median -0.0566, largest -0.0566; 1 below 0
+        D(N=2, dN=2) of 1 rows: least -0.0542, median -0.0542, largest -0.0542; 1 below 0
     """
 
     hessians: Tensor
@@ -163,19 +173,17 @@ class QuadraticTasks:
     def __repr__(self) -> str:
         rows, tasks, n = self.centres.shape
         return (
-            f"QuadraticTasks of {rows} rows: {tasks} tasks of size {n}, eigenvalues {float(self._curvatures.min()):.3g} "
-            f"to {float(self._curvatures.max()):.3g}, regulariser {float(self.lam.min()):.3g} to "
-            f"{float(self.lam.max()):.3g}"
+            f"QuadraticTasks of {rows} rows: {tasks} tasks of size {n}, eigenvalues {span(self._curvatures)}, "
+            f"regulariser {span(self.lam)}"
         )
 
 
 def more_steps_help(tasks: QuadraticTasks, steps: int, extra: int) -> Inequality:
     """T6: -D(N, dN) >= g / 2 * spread for dN >= 1 and 0 < eta < 1 / (largest eigenvalue + regulariser).
 
-    g > 0 is the least of s_N^2 - s_{N + dN}^2 over the eigenvalues s of all S_i. In that range every s lies in (0, 1) and
-    falls with N. So D < 0 for two or more distinct tasks, and D = 0 for one, whose centre is the minimiser. For
-    H_i = h I it is an equality. The argument needs no common H, and D <= 0 holds at every theta, not at the minimiser
-    alone; the notion that fails is T1's: one theta does not reach what every task could.
+    g > 0 is the least of s_N^2 - s_{N + dN}^2 over the eigenvalues s of all S_i. In that range every s lies in (0, 1)
+    and falls with N. So D < 0 for two or more distinct tasks, and D = 0 for one, whose centre is the minimiser. For
+    H_i = h I it is an equality. No common H is needed, and D <= 0 holds at every theta, not at the minimiser alone.
 
     Outside of that range it can fail: with H = 2, regulariser 1, eta 1/2 the first step alone solves every task from
     any theta, and the second spoils it.
@@ -186,8 +194,7 @@ def more_steps_help(tasks: QuadraticTasks, steps: int, extra: int) -> Inequality
         ValueError: `steps` below 1 or `extra` below 1.
 
     Source:
-        The claim about meta-learning of Ramzi et al., arXiv 2305.15042; the statement, its constant and its range are
-        ours.
+        After Ramzi et al., arXiv 2305.15042; the statement, its constant and its range are ours.
 
     Example:
         >>> tasks = draw_tasks(50, tasks=3, n=2, seed=0)
@@ -210,7 +217,14 @@ def more_steps_help(tasks: QuadraticTasks, steps: int, extra: int) -> Inequality
 
 
 def draw_tasks(
-    rows: int, tasks: int, n: int, *, common: bool = False, step: tuple[float, float] = (0.1, 0.95), seed: int
+    rows: int,
+    tasks: int,
+    n: int,
+    *,
+    common: bool = False,
+    step: tuple[float, float] = (0.1, 0.95),
+    seed: int,
+    device: torch.device | str = "cpu",
 ) -> QuadraticTasks:
     """Tasks with normal centres, Hessians `B B' / n + 0.1 I` with normal `B`, and regularisers from 0.1 to 3.
 
@@ -238,4 +252,5 @@ def draw_tasks(
     hessians = h.expand(rows, tasks, n, n) if common else factors @ factors.mT / n + 0.1 * eye
     regulariser = uniform(0.1, 3.0)
     largest = torch.linalg.eigvalsh(hessians).amax((1, 2))
-    return QuadraticTasks(hessians, centres, regulariser, uniform(*step) / (largest + regulariser))
+    eta = uniform(*step) / (largest + regulariser)
+    return QuadraticTasks(*(value.to(device) for value in (hessians, centres, regulariser, eta)))

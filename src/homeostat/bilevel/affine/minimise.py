@@ -11,7 +11,7 @@ from homeostat.bilevel.affine.problem import RANK_TOLERANCE, AffineProblem, chec
 from homeostat.engine.stop import check_count
 from homeostat.errors import ConvergenceError
 
-_MOST_ITERATIONS = 300
+_MOST_ITERATIONS = 100
 _MOST_HALVINGS = 60
 _RIDGE = 0.1
 

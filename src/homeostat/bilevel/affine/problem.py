@@ -180,8 +180,8 @@ class AffineProblem:
     def __repr__(self) -> str:
         rows, m, n = self.K.shape
         return (
-            f"AffineProblem of {rows} rows: K {m}x{n} of rank {_span(self.rank)}, U {m}x{self.U.shape[2]}, rank(K'U) "
-            f"{_span(self.parameter_rank)}, rho {_span(self.contraction)}; {int(self.overparametrised.sum())} of "
+            f"AffineProblem of {rows} rows: K {m}x{n} of rank {span(self.rank)}, U {m}x{self.U.shape[2]}, rank(K'U) "
+            f"{span(self.parameter_rank)}, rho {span(self.contraction)}; {int(self.overparametrised.sum())} of "
             f"{rows} overparametrised"
         )
 
@@ -261,6 +261,7 @@ def _first(rows: Tensor) -> int:
     return int(rows.nonzero()[0, 0])
 
 
-def _span(values: Tensor) -> str:
+def span(values: Tensor) -> str:
+    """The least and the largest value, in words."""
     low, high = float(values.min()), float(values.max())
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

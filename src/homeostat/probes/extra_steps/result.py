@@ -182,22 +182,24 @@ def _table(horizon: int, curves: tuple[StepsCurve, ...]) -> list[str]:
     heads += [f"residual {curve.name}" for curve in curves]
     lines = []
     for rows in zip(*(curve.rows for curve in curves), strict=True):
-        steps = rows[0].steps
+        steps, pairs = rows[0].steps, list(zip(rows, curves, strict=True))
         line = [f"{steps} = N" if steps == horizon else str(steps)]
-        line += ["0" if steps == horizon and row.change is not None else _changed(row) for row in rows]
-        line += [percent(_bare(row.exact)) for row in rows] if judged else []
-        lines.append([*line, *(interval(_bare(row.residual)) for row in rows)])
+        line += [
+            "0" if steps == horizon and row.change is not None else _changed(row, curve.whole) for row, curve in pairs
+        ]
+        line += [percent(bare(row.exact, curve.whole)) for row, curve in pairs] if judged else []
+        lines.append([*line, *(interval(bare(row.residual, curve.whole)) for row, curve in pairs)])
     return columns(heads, lines)
 
 
-def _changed(row: StepsRow) -> str:
+def _changed(row: StepsRow, whole: bool) -> str:
     marks = f" +{row.broken} infinite" if row.broken else ""
-    return interval(_bare(row.change)) + marks + (f" -{row.mended} infinite" if row.mended else "")
+    return interval(bare(row.change, whole)) + marks + (f" -{row.mended} infinite" if row.mended else "")
 
 
-def _bare(estimate: Estimate | None) -> Estimate | None:
-    """Without an interval where that is a point: a fact, or a figure that does not vary at all."""
-    if estimate is None or estimate.low != estimate.high:
+def bare(estimate: Estimate | None, whole: bool) -> Estimate | None:
+    """Without its interval where it is a fact."""
+    if estimate is None or not whole:
         return estimate
     return dataclasses.replace(estimate, low=float("nan"), high=float("nan"))
 
@@ -209,12 +211,14 @@ def _notes(found: ExtraSteps, curve: StepsCurve) -> list[str]:
     if curve.whole:
         parts[0] += ", all there were"
     if at.loss is not None:
-        parts.append(f"loss at N {interval(_bare(at.loss))}")
-    shares = [f"{interval(_bare(row.relative))} at {row.steps}" for row in (beyond[0], last) if row.relative]
+        parts.append(f"loss at N {interval(bare(at.loss, curve.whole))}")
+    shares = [
+        f"{interval(bare(row.relative, curve.whole))} at {row.steps}" for row in (beyond[0], last) if row.relative
+    ]
     if shares:
         parts.append(f"D / loss at N {', '.join(dict.fromkeys(shares))}")
     if curve.best is not None:
-        parts.append(f"least mean loss at {interval(_bare(curve.best))} steps (chosen afterwards)")
+        parts.append(f"least mean loss at {interval(bare(curve.best, curve.whole))} steps (chosen afterwards)")
     if last.gained or last.lost:
         p_value = "" if last.p_value is None else f" (McNemar p = {last.p_value:.2g})"
         parts.append(f"answers gained {last.gained}, lost {last.lost} at {last.steps}{p_value}")

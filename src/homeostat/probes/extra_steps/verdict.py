@@ -6,7 +6,15 @@ The rules, with their thresholds, are written down for readers in docs/probes.md
 from collections.abc import Sequence
 from typing import Literal
 
-from homeostat.probes.extra_steps.result import CurveVerdict, Decision, Outcome, StepsCurve, StepsRow, StepsVerdict
+from homeostat.probes.extra_steps.result import (
+    CurveVerdict,
+    Decision,
+    Outcome,
+    StepsCurve,
+    StepsRow,
+    StepsVerdict,
+    bare,
+)
 from homeostat.probes.figures import figure, interval
 
 ENOUGH = 16
@@ -53,6 +61,8 @@ def decide(curves: Sequence[StepsCurve], *, horizon: int, settle_rtol: float, ma
     else:
         decision = "it depends"
     texts = [more or f"{_place(curve)}, {one.text}" for curve, one, more in zip(curves, found, tuned, strict=True)]
+    if all(curve.data != "training" for curve in curves):
+        texts.append("training examples were not given")
     return StepsVerdict(decision, f"{_WORDS[decision]}: {'; '.join(texts)}", tuple(found))
 
 
@@ -82,7 +92,7 @@ def _one(curve: StepsCurve, horizon: int, margin: float) -> CurveVerdict:
         return CurveVerdict(curve.name, outcome, text)
 
     if at.loss is None:
-        return verdict("not measured", f"nothing was measured: {curve.missing['loss']}")
+        return verdict("not measured", curve.missing["loss"])
     if at.loss.count == 0 or (curve.whole and at.failed):
         return verdict("not measured", f"{at.failed} of {curve.count} examples are not finite at N")
     if not curve.whole and at.loss.count < ENOUGH:
@@ -114,7 +124,9 @@ def _tuned(curve: StepsCurve, one: CurveVerdict, horizon: int, settle_rtol: floa
     if "worse" not in effects or "better" in effects:
         return None
     fewer = _span([row.steps for row, what in zip(before, effects, strict=True) if what == "worse"], before[::-1])
-    return f"{_place(curve)}, {one.text} and {fewer}, and the residual at N is {interval(at.residual)}"
+    return (
+        f"{_place(curve)}, {one.text} and {fewer}, and the residual at N is {interval(bare(at.residual, curve.whole))}"
+    )
 
 
 def _place(curve: StepsCurve) -> str:

@@ -10,7 +10,7 @@ from homeostat.probes.results import Estimate
 from homeostat.studies.claims import Above, Below, Claim, decide
 from homeostat.studies.figures import Axis, Figure, Panels, Point, Series, Table
 from homeostat.studies.gaps import Gaps
-from homeostat.studies.path_independence.reading import alignment, cosines, in_figures, in_percent, nulls
+from homeostat.studies.reading import alignment, cosines, in_figures, in_percent, nulls
 from homeostat.studies.reconcile.presets import Preset
 from homeostat.studies.reconcile.settings import (
     BOTH,

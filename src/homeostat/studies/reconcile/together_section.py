@@ -7,7 +7,7 @@ import numpy as np
 from homeostat.studies.claims import Above, Below, Claim, decide
 from homeostat.studies.figures import Axis, Figure, Panels, Point, Series, Table
 from homeostat.studies.gaps import Gaps
-from homeostat.studies.path_independence.reading import alignment, in_figures
+from homeostat.studies.reading import alignment, in_figures
 from homeostat.studies.reconcile.presets import Preset
 from homeostat.studies.reconcile.settings import CELLS, DEEP, Measured, Setting, measured
 from homeostat.studies.reconcile.task_section import cell_series, gaps_of

@@ -8,6 +8,7 @@ from homeostat.studies.test_like_you_train.overparametrisation_section import se
 from homeostat.studies.test_like_you_train.presets import get_preset
 from homeostat.studies.test_like_you_train.sinusoid_section import section_2
 from homeostat.studies.test_like_you_train.text_section import section_5
+from homeostat.studies.test_like_you_train.theory_section import section_1
 
 
 def like_training(preset: str = "smoke", *, seeds: int | None = None) -> Study:
@@ -22,13 +23,13 @@ def like_training(preset: str = "smoke", *, seeds: int | None = None) -> Study:
 
     Example:
         >>> like_training("cpu").parts
-        ('sinusoids', 'overparametrisation', 'images', 'text')
+        ('theory', 'sinusoids', 'overparametrisation', 'images', 'text')
     """
     chosen = get_preset(preset)
     if seeds is not None:
         names = ("sinusoid_seeds", "sweep_seeds", "image_seeds", "text_seeds")
         chosen = dataclasses.replace(chosen, **dict.fromkeys(names, seeds))
-    makers = (section_2, section_3, section_4, section_5)
+    makers = (section_1, section_2, section_3, section_4, section_5)
     return Study(
         name="test-like-you-train",
         title="Test like you train",

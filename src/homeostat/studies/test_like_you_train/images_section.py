@@ -5,7 +5,7 @@ from homeostat.probes.results import Estimate
 from homeostat.studies.claims import Above, Below, Claim, decide
 from homeostat.studies.figures import Axis, Table
 from homeostat.studies.gaps import Gaps
-from homeostat.studies.path_independence.reading import in_figures, in_percent
+from homeostat.studies.reading import in_figures, in_percent
 from homeostat.studies.statistics import change
 from homeostat.studies.study import Content, Section, Values
 from homeostat.studies.test_like_you_train.equilibria import Column, Measured, equilibria

@@ -6,7 +6,7 @@ from homeostat.probes.report.words import number
 from homeostat.studies.claims import Above, Below, Claim, decide
 from homeostat.studies.figures import Axis, Figure, Point, Series, Table
 from homeostat.studies.gaps import Gaps
-from homeostat.studies.path_independence.reading import in_figures
+from homeostat.studies.reading import in_figures
 from homeostat.studies.statistics import rank_correlation
 from homeostat.studies.study import Content, Section, Values
 from homeostat.studies.test_like_you_train.learners import REFERENCE_WIDTH, Learner, learner, tasks_words

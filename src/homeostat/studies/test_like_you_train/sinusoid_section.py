@@ -7,7 +7,7 @@ from homeostat.probes.report.words import number
 from homeostat.studies.claims import Above, Below, Claim, decide
 from homeostat.studies.figures import Axis, Figure, Panels, Table
 from homeostat.studies.gaps import Gaps
-from homeostat.studies.path_independence.reading import in_figures
+from homeostat.studies.reading import in_figures
 from homeostat.studies.study import Content, Section, Values
 from homeostat.studies.test_like_you_train.learners import learner, tasks_words
 from homeostat.studies.test_like_you_train.presets import Preset

@@ -9,7 +9,7 @@ from homeostat.probes.results import Estimate
 from homeostat.studies.claims import Above, Claim, decide
 from homeostat.studies.figures import Axis, Table
 from homeostat.studies.gaps import Gaps
-from homeostat.studies.path_independence.reading import in_figures
+from homeostat.studies.reading import in_figures
 from homeostat.studies.study import Content, Section, Values
 from homeostat.studies.test_like_you_train.equilibria import Column, Data, Measured, equilibria
 from homeostat.studies.test_like_you_train.presets import Preset

@@ -22,8 +22,8 @@ _CHUNK = 1024
 
 # How much two drawings of one character differ, in half sides of the character: of every control point by itself,
 # then of the whole drawing.
-_WOBBLE, _TURN, _SHEAR, _SHIFT = 0.09, 0.3, 0.2, 0.15
-_SCALES = (0.85, 1.1)
+_WOBBLE, _TURN, _SHEAR, _SHIFT = 0.13, 0.4, 0.3, 0.4
+_SCALES = (0.7, 1.1)
 _PENS = (0.026, 0.042)
 """Standard deviation of the pen's profile, in sides of the picture."""
 
@@ -71,7 +71,7 @@ def control_points(characters: Words) -> tuple[Floats, NDArray[np.bool_]]:
 def draw_characters(characters: Words, drawings: Words, side: int) -> NDArray[np.float32]:
     """One drawing of each character, a picture of `side` x `side` pixels with ink from 0 to 1.
 
-    The control points wobble; the drawing is turned by up to 17 degrees, sheared, scaled along each axis, shifted, and
+    The control points wobble; the drawing is turned by up to 23 degrees, sheared, scaled along each axis, shifted, and
     drawn with a thicker or thinner pen. The pen has a Gaussian profile along the curve, cut off above and below,
     which gives smooth edges; as a Gaussian is a product of one along each axis, a picture is a product of matrices.
 
@@ -119,8 +119,8 @@ def _draw(characters: Words, drawings: Words, side: int) -> NDArray[np.float32]:
     matrix = turned @ np.array([[wide, shear], [zero, tall]]).transpose(2, 0, 1)
     moved = np.einsum("nij,nskj->nski", matrix, points) + _SHIFT * np.stack(rest[2:4], axis=1)[:, None, None]
     pen = side * (sum(_PENS) / 2 + (_PENS[1] - _PENS[0]) / 2 * rest[4])
-    # The middle of the picture is 0; at rest a character fills 7 tenths of it.
-    path = side / 2 * (1 + 0.7 * _curve(moved, _POINTS))
+    # The middle of the picture is 0; at rest a character fills two thirds of it.
+    path = side / 2 * (1 + 0.65 * _curve(moved, _POINTS))
     lengths = np.linalg.norm(np.gradient(path, axis=2), axis=3) * there[..., None]
     path, lengths = path.reshape(len(path), -1, 2), lengths.reshape(len(path), -1)
     pixels = np.arange(side) + 0.5

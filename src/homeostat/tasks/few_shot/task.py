@@ -33,8 +33,8 @@ class FewShotTask(ClassificationTask):
     in random order, without a picture in common, and each label is there equally often.
 
     No class of the split `"test"` is ever a class of the split `"train"`. Which class has which label is drawn anew
-    for each episode, so that a network cannot know a class by its label. More shots are easier: here the dial runs
-    the other way. `correct` asks for all queries of an episode, `symbols` is the usual accuracy; chance is 1 / `ways`.
+    for each episode, so that a network cannot know a class by its label. More shots are easier. `correct` asks for all
+    queries of an episode, `symbols` is the usual accuracy; chance is 1 / `ways`.
 
     Args:
         ways: classes of an episode, 2 to 100.
@@ -48,7 +48,7 @@ class FewShotTask(ClassificationTask):
     queries: int = 5
 
     size_name: ClassVar[str] = "shots"
-    sizes: ClassVar[tuple[int, ...]] = (1, 2, 5)
+    sizes: ClassVar[tuple[int, ...]] = (5, 2, 1)
     channels: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

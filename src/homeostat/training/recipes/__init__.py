@@ -4,6 +4,7 @@ from homeostat.errors import InputError
 from homeostat.training.recipe import Recipe
 from homeostat.training.recipes.blurry_digits import BLURRY_DIGITS, BLURRY_DIGITS_FIXED
 from homeostat.training.recipes.edge_copy import EDGE_COPY, EDGE_COPY_FIXED
+from homeostat.training.recipes.few_shot import IMAML_CHARACTERS, IMAML_DIGITS
 from homeostat.training.recipes.images import MULTISCALE_DIGITS, MULTISCALE_DIGITS_UNROLLED
 from homeostat.training.recipes.matrix_inversion import MATRIX_INVERSION, MATRIX_INVERSION_FIXED
 from homeostat.training.recipes.mazes import MAZES
@@ -32,6 +33,8 @@ RECIPES = {
         MULTISCALE_DIGITS_UNROLLED,
         SEQUENCE_TEXT,
         SEQUENCE_TEXT_UNROLLED,
+        IMAML_CHARACTERS,
+        IMAML_DIGITS,
     )
 }
 """Every recipe by name."""
@@ -46,6 +49,8 @@ REFERENCE = {
     "sinusoids": "imaml",
     "images": "multiscale-digits",
     "text": "sequence-text",
+    "few-shot-characters": "imaml-characters",
+    "few-shot-digits": "imaml-digits",
 }
 """The recipe that a task is trained with when none is named."""
 
