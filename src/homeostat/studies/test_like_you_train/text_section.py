@@ -86,8 +86,8 @@ def section_5(preset: Preset) -> Section:
         "text",
         "Text: a sequence equilibrium model",
         "One transformer layer as an equilibrium model, trained to foretell the next character of the package's text "
-        "with exactly N plain steps from zeros, converged or not, by the implicit gradient (5 products of GMRES at the "
-        "state that N steps reach) or through its steps: what do other numbers of steps do to the stretch that was "
+        "with exactly N plain steps from zeros, converged or not, by the implicit gradient (5 plain adjoint steps at "
+        "the state that N steps reach) or through its steps: what do other numbers of steps do to the stretch that was "
         "trained on and to the held-out one?",
         (SWITCH, HURT, HELD_OUT, FREER),
         tuple(job for one in nets for job in one.jobs),
