@@ -18,7 +18,7 @@ test: $(DEV_READY)
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --doctest-modules src/homeostat tests
+	$(BIN)/python -m pytest -n auto --doctest-modules src/homeostat tests
 
 # The constraints pin every version; without them torch alone can bring gigabytes of GPU packages.
 $(READY): pyproject.toml constraints.txt

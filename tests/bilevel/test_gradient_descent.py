@@ -82,3 +82,26 @@ def test_a_step_size_that_is_too_large_diverges_and_says_so() -> None:
 def test_impossible_step_sizes_are_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match="step_size must be above 0"):
         GradientDescent(wrong)  # type: ignore[arg-type]
+
+
+def test_the_search_converges_below_what_the_loss_resolves() -> None:
+    """The loss is about 1 at its minimum, so that it is flat to rounding within 1e-8 of the solution."""
+    hessian, centre = problem()
+
+    def lifted(p: torch.Tensor, context: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return 1 + quadratic(p, context)
+
+    rows = [1, 3, 4]
+    context = (hessian[rows], centre[rows])
+    descent = GradientDescent()
+    solution = hs.solve(
+        lambda s, c: descent.step(lifted, s, c),
+        descent.start(torch.zeros_like(context[1])),
+        context,
+        method=hs.Picard(),
+        stop=hs.Stop(rtol=1e-12, max_steps=5000),
+    )
+    assert bool(solution.converged.all())
+    torch.testing.assert_close(solution.state["parameters"], context[1], rtol=1e-10, atol=1e-10)
+    largest = torch.linalg.eigvalsh(context[0]).amax(1)
+    assert bool((solution.state["step_size"].value < 16 / largest + 16).all()), "step sizes grew without end"

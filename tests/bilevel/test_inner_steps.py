@@ -65,7 +65,7 @@ def test_momentum_is_its_recursion(nesterov: bool, steps: int) -> None:
 
 
 def test_momentum_needs_fewer_steps_and_ends_at_the_minimum() -> None:
-    hessian, centre = quadratics(condition=60.0)
+    hessian, centre = quadratics(condition=30.0)
     stop = hs.Stop(rtol=1e-8, max_steps=3000)
     plain, _ = run(GradientDescent(1.0), quadratic, torch.zeros_like(centre), (hessian, centre), stop=stop)
     for nesterov in (False, True):

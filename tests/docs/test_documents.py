@@ -59,6 +59,11 @@ def test_the_guide_to_studies_runs(capsys) -> None:
     assert capsys.readouterr().out == "Dice (preset smoke)\n1. fair: not decided\n"
 
 
+def test_the_guide_to_tasks_runs() -> None:
+    recipe = run_snippets("tasks.md")["recipe"]
+    assert (recipe.task.name, recipe.model.inner.side) == ("omniglot", 28)  # type: ignore[attr-defined]
+
+
 def test_the_example_recipe_has_every_field() -> None:
     recipe = Recipe.model_validate_json((ROOT / "examples" / "recipe.json").read_text(encoding="utf-8"))
     assert recipe.model_fields_set == set(Recipe.model_fields)

@@ -3,6 +3,7 @@
 import pytest
 
 from homeostat.probes.results import Estimate
+from homeostat.studies.catalogue import STUDIES
 from homeostat.studies.claims import Above, Below, Claim, Given, decide, not_run
 from homeostat.studies.path_independence import path_independence
 
@@ -40,7 +41,7 @@ def test_a_rule_decides_as_it_says(rule: Above | Below, quantities: list[Estimat
     assert decide(claim, [("", quantity) for quantity in quantities]).verdict == verdict
 
 
-CLAIMS = [claim for section in path_independence("cpu").sections for claim in section.claims]
+CLAIMS = [claim for entry in STUDIES.values() for section in entry.make("cpu").sections for claim in section.claims]
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
@@ -70,6 +71,22 @@ def test_a_claim_about_nothing_is_left_open_and_says_why() -> None:
 def test_claims_have_names_of_their_own() -> None:
     names = [claim.name for claim in CLAIMS]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "full"])
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_two_jobs_or_figures_share_a_name(name: str, preset: str) -> None:
+    study = STUDIES[name].make(preset)
+    assert study.name == name
+    labels = [job.label for job in study.jobs()]
+    assert len(set(labels)) == len(labels), "two jobs would be shown under one name"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_seeds_of_ones_own_choice_reach_every_net(name: str) -> None:
+    one, two = ([job for job in STUDIES[name].make("cpu", seeds=seeds).jobs() if job.kind == "Net"] for seeds in (1, 2))
+    assert {job.seed for job in one} == {0}  # type: ignore[attr-defined]
+    assert {job.seed for job in two} >= {0, 1}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "full"])

@@ -108,6 +108,9 @@ NAN = Estimate(math.nan, math.nan, math.nan, 0)
         ([start(cosine=NAN), start("own", cosine=NAN)], ONE, "not decided", "told from another"),
         ([start("own", cosine=NAN), start()], ONE, "path-independent", "same place"),
         ([start(cosine=Estimate(1.0, math.nan, math.nan, 1))], ONE, "not decided", "leaves it open"),
+        ([start(cosines=(1.0,) * 15)], ONE, "not decided", "15 examples are too few (at least 16 are needed)"),
+        ([start(cosines=(1.0,))], ONE, "not decided", "1 example is too few"),
+        ([start(cosines=(1.0,) * 16)], ONE, "path-independent", "same place"),
     ],
 )
 def test_rules_in_their_order(rows: list[StartAlignment], attack: Estimate, decision: str, words: str) -> None:
@@ -139,6 +142,7 @@ def model(step: Any) -> hs.IteratedModel:
         step=step,
         decode=lambda z, x: torch.stack([z, -z], dim=1),
         name="toy",
+        trained_steps=5,
     )
 
 
@@ -159,12 +163,16 @@ def test_all_parts_on_a_contraction() -> None:
     told: list[str] = []
     examples = iter([(x, (x < 0).long())])  # can be gone through only once
     found = probe(model(lambda z, x: 0.5 * z + x), examples, steps=40, judge=Judge(), on_part=told.append)
-    assert told == ["alignment", "attack", "limits", "dynamics", "certificate", "trust"]
+    assert told == ["alignment", "attack", "limits", "dynamics", "certificate", "trust", "extra-steps"]
     assert found.verdict.decision == "path-independent"
     assert found.missing == {}
     assert found.certificate is not None
     assert found.certificate.changed_later == 0
     text = repr(found)
+    assert found.extra_steps is not None
+    assert found.extra_steps.of("held out: all examples").count == 24
+    assert max(row.steps for row in found.extra_steps.curves[0].rows) == 40
+    assert "training examples were not given" in text
     assert text.endswith("runs from every start end in the same place, attacked starts included.")
     record = json.loads(found.to_json(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert record["format"] == 1
@@ -187,7 +195,8 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason_or_refused() -> Non
         name="plain",
     )
     found = probe(plain, [(drawn(), None)], steps=30, name="mine")
-    assert set(found.missing) == {"certificate", "trust"}
+    assert set(found.missing) == {"certificate", "trust", "extra-steps"}
+    assert "how many steps plain was trained with" in found.missing["extra-steps"]
     assert "certificate not measured: nothing says what plain answers" in repr(found)
     assert found.model == "mine"
     assert "mine: dynamics after 30 steps" in repr(found)
@@ -195,3 +204,29 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason_or_refused() -> Non
         probe(plain, [(drawn(), None)], steps=30, only=["trust"])
     with pytest.raises(InputError, match="no probe 'luck'"):
         probe(plain, [(drawn(), None)], steps=30, only=["luck"])
+
+
+def test_training_examples_are_a_curve_of_their_own() -> None:
+    class Squares(Judge):
+        def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return (outputs[:, 0] - 2 * targets).square().mean(1)
+
+    x, other = drawn()[:16], drawn() + 1
+    found = probe(
+        model(lambda z, x: 0.5 * z + x),
+        {"wide": [(other, other)]},
+        steps=7,
+        judge=Squares(),
+        training=[(x[:3], x[:3])],
+        training_is_whole=True,
+        only=["extra-steps"],
+        name="mine",
+    ).extra_steps
+    assert found is not None
+    assert [(curve.name, curve.count, curve.whole) for curve in found.curves] == [
+        ("training", 3, True),
+        ("held out: wide", 24, False),
+    ]
+    assert [row.steps for row in found.curves[0].rows] == [1, 2, 3, 4, 5, 6, 7, 10]  # 5 steps were trained
+    assert found.verdict.decision == "help"
+    assert found.model == "mine"

@@ -10,7 +10,8 @@ import torch
 
 from homeostat.errors import InputError
 from homeostat.tasks import BlurryDigits
-from homeostat.tasks.blurry_digits import _digits, _hash
+from homeostat.tasks.blurry_digits import _digits
+from homeostat.tasks.picture_sources import picture_hash
 from homeostat.tasks.split import in_split
 
 
@@ -77,7 +78,7 @@ def test_no_picture_of_the_test_split_is_ever_trained_on(tmp_path):
 def test_about_one_digit_in_eight_is_test():
     images, labels = _digits(None)
     assert (images.shape, images.max(), labels.max()) == ((1797, 8, 8), 16, 9)
-    test = in_split(_hash(images), "test")
+    test = in_split(picture_hash(images), "test")
     assert abs(test.mean() - 1 / 8) < 5 * (1 / 8 * 7 / 8 / 1797) ** 0.5
     assert set(labels[test]) == set(range(10))
 
@@ -85,7 +86,7 @@ def test_about_one_digit_in_eight_is_test():
 def test_each_picture_comes_once_before_any_comes_again(tmp_path):
     mnist(tmp_path, "t10k", 40)
     task = BlurryDigits(folder=str(tmp_path))
-    count = int(in_split(_hash(_digits(str(tmp_path))[0]), "train").sum())
+    count = int(in_split(picture_hash(_digits(str(tmp_path))[0]), "train").sum())
     batch = task.sample(1, 2 * count + 5, split="train", seed=3).inputs
     for first in (0, count):
         assert len({picture.numpy().tobytes() for picture in batch[first : first + count]}) == count
@@ -141,7 +142,7 @@ def test_what_can_be_wrong_with_a_folder(tmp_path):
 
 def test_a_folder_too_small_for_a_test_split(tmp_path):
     images = mnist(tmp_path, "train", 1)
-    empty = "train" if in_split(_hash(images.astype(np.uint8)), "test")[0] else "test"
+    empty = "train" if in_split(picture_hash(images.astype(np.uint8)), "test")[0] else "test"
     with pytest.raises(InputError, match=f"none of the 1 pictures falls into the {empty} split; give more of them"):
         BlurryDigits(folder=str(tmp_path)).sample(1, 1, split=empty, seed=0)
 

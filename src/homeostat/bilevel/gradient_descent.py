@@ -14,6 +14,8 @@ from homeostat.engine.stop import check_count, check_range
 
 _AT_ONCE = 1 << 17
 """Numbers in the parameters up to which several step sizes are tried at once: few numbers cost little but the call."""
+_UNITS = 64
+"""A fall of the loss by fewer units in its last place cannot be told from rounding."""
 _SMALLEST = 1e-6
 """A step size below this begins again at 1: the search had got stuck, not close."""
 
@@ -33,7 +35,9 @@ class GradientDescent(InnerStep):
 
     Source:
         The backtracking rule: Beck, Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging
-        Sciences 2 (2009), section 4, here without the proximal term and the acceleration.
+        Sciences 2 (2009), section 4, here without the proximal term and the acceleration. Where the loss is too flat to
+        tell, the gradient decides: Hager, Zhang, "A new conjugate gradient method with guaranteed descent and an
+        efficient line search", SIAM J. Optimization 16 (2005).
 
     Example:
         >>> import homeostat as hs
@@ -65,6 +69,8 @@ class GradientDescent(InnerStep):
         parameters = self.parameters(state)
         if self.step_size is not None:
             gradient = row_gradients(objective, parameters, context)
+            if isinstance(parameters, Tensor):  # spared the taking apart, which costs more than the step
+                return parameters - self.step_size * gradient
             return pytree.tree_map(lambda p, g: p - self.step_size * g, parameters, gradient)
         before, gradient = row_values_and_gradients(objective, parameters, context)
         size = self._search(objective, parameters, before, gradient, context, state["step_size"])
@@ -78,6 +84,40 @@ class GradientDescent(InnerStep):
     ) -> Tensor:
         """`(rows,)` step sizes that lower each row's loss enough, or the smallest ones tried."""
         slope = sum(torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in pytree.tree_leaves(gradient))
+        # Close to a minimum the loss is rounding and would accept anything, so that step sizes would grow without end.
+        blind = 0.5 * size * slope <= _UNITS * torch.finfo(before.dtype).eps * before.abs()
+        if bool(blind.any()):
+            seen = size
+            if not bool(blind.all()):
+                seen = self._search_losses(objective, parameters, before, slope, gradient, context, size)
+            return torch.where(blind, self._search_slopes(objective, parameters, gradient, context, size), seen)
+        return self._search_losses(objective, parameters, before, slope, gradient, context, size)
+
+    def _search_slopes(
+        self, objective: Objective, parameters: Any, gradient: Any, context: Any, size: Tensor
+    ) -> Tensor:
+        """The same by gradients: halved until the one after the step does not point back. On a quadratic that is the
+        same condition, and it can be told however small the gradients are.
+        """
+        for _ in range(self.most_halvings):
+            after = row_gradients(objective, _moved(parameters, gradient, size), context)
+            pairs = zip(pytree.tree_leaves(after), pytree.tree_leaves(gradient), strict=True)
+            short = ~(sum((a * g).flatten(1).sum(1) for a, g in pairs) >= 0)
+            if not bool(short.any()):
+                break
+            size = torch.where(short, 0.5 * size, size)
+        return size
+
+    def _search_losses(
+        self,
+        objective: Objective,
+        parameters: Any,
+        before: Tensor,
+        slope: Tensor,
+        gradient: Any,
+        context: Any,
+        size: Tensor,
+    ) -> Tensor:
         several = isinstance(objective, RowObjective)
         found, rows, tried = size, None, 0
         while tried < self.most_halvings:

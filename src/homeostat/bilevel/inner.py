@@ -182,10 +182,13 @@ def _bare(node: Any) -> Any:
     return node.value if isinstance(node, Carry | Shared) else node
 
 
-def _zip_map(function: Callable[[Any, Any], Any], marks: Any, nest: Any) -> Any:
-    """`function(mark, part)` over a nest of which `marks` is the upper part."""
-    leaves, spec = pytree.tree_flatten(marks)
-    return pytree.tree_unflatten([function(m, x) for m, x in zip(leaves, spec.flatten_up_to(nest), strict=True)], spec)
+def _map(function: Callable[[Any], Any], nest: Any) -> Any:
+    """`function` of every leaf; a lone tensor is spared the taking apart, which costs as much as a small loss."""
+    return function(nest) if isinstance(nest, Tensor) else pytree.tree_map(function, nest)
+
+
+def _count(nest: Any) -> int:
+    return len(nest) if isinstance(nest, Tensor) else len(pytree.tree_leaves(nest)[0])
 
 
 def _over_rows(function: Callable[[Any, Any], Any], context: Any) -> Callable[[Any, Any], Any]:
@@ -195,14 +198,16 @@ def _over_rows(function: Callable[[Any, Any], Any], context: Any) -> Callable[[A
         lambda x: None if isinstance(x, Shared) or x is None else 0, context, is_leaf=lambda x: isinstance(x, Shared)
     )
     mapped = torch.func.vmap(function, in_dims=(0, marked))
+    dims, spec = pytree.tree_flatten(marked)
 
     def over_rows(parameters: Any, present: Any) -> Any:
-        if len(pytree.tree_leaves(parameters)[0]) > 1:
+        if _count(parameters) > 1:
             return mapped(parameters, present)
         # One problem alone is spared the transform, which costs several times what a small loss does.
-        only = pytree.tree_map(lambda p: p[0], parameters)
-        given = _zip_map(lambda d, x: x if d is None else x[0], marked, present)
-        return pytree.tree_map(lambda x: x[None] if isinstance(x, Tensor) else x, function(only, given))
+        parts = spec.flatten_up_to(present)
+        given = pytree.tree_unflatten([x if d is None else x[0] for d, x in zip(dims, parts, strict=True)], spec)
+        found = function(_map(lambda p: p[0], parameters), given)
+        return _map(lambda x: x[None] if isinstance(x, Tensor) else x, found)
 
     return over_rows
 
@@ -210,7 +215,7 @@ def _over_rows(function: Callable[[Any, Any], Any], context: Any) -> Callable[[A
 def _checked(objective: Objective) -> Objective:
     def checked(parameters: Any, context: Any) -> Tensor:
         found = objective(parameters, context)
-        rows = len(pytree.tree_leaves(parameters)[0])
+        rows = _count(parameters)
         if not isinstance(found, Tensor) or found.shape != (rows,):
             what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
             raise ContractError(f"an inner loss is one number a problem; of {rows} problems it gave {what}")

@@ -81,7 +81,8 @@ def row_values_and_gradients(objective: Objective, parameters: Any, context: Any
         known = objective.values_and_gradients(parameters, context)
         if known is not None:
             return known[0].detach(), known[1]
-    leaves, spec = pytree.tree_flatten(parameters)
+    # A lone tensor is spared the taking apart and putting together, which costs more than a small loss.
+    leaves, spec = ([parameters], None) if isinstance(parameters, Tensor) else pytree.tree_flatten(parameters)
     graphed = torch.is_grad_enabled()
     if is_transformed() or (graphed and not all(x.requires_grad for x in leaves)):
         # Slower, but there is no other way under a transform; and no graph of its own is left where nobody needs one.
@@ -95,9 +96,10 @@ def row_values_and_gradients(objective: Objective, parameters: Any, context: Any
     if not graphed:
         leaves = [x.detach().requires_grad_() for x in leaves]
     with torch.enable_grad():
-        values = objective(pytree.tree_unflatten(leaves, spec), context)
-    if not values.requires_grad:
-        return values, pytree.tree_unflatten([torch.zeros_like(x) for x in leaves], spec)
-    ones = torch.ones_like(values)
-    found = torch.autograd.grad(values, leaves, ones, create_graph=graphed, materialize_grads=True)
-    return values.detach(), pytree.tree_unflatten(list(found), spec)
+        values = objective(leaves[0] if spec is None else pytree.tree_unflatten(leaves, spec), context)
+    if values.requires_grad:
+        ones = torch.ones_like(values)
+        found = list(torch.autograd.grad(values, leaves, ones, create_graph=graphed, materialize_grads=True))
+    else:
+        found = [torch.zeros_like(x) for x in leaves]
+    return values.detach(), found[0] if spec is None else pytree.tree_unflatten(found, spec)

@@ -1,4 +1,4 @@
-"""`homeostat probe`: does a model end in the same place wherever it starts?"""
+"""`homeostat probe`: does a model end in the same place wherever it starts, and what do extra steps do to it?"""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from homeostat.files import make_folder, write_text
 from homeostat.inference.predict import most_steps
 from homeostat.models import load
 from homeostat.studies.bring_your_own import load_model
-from homeostat.studies.instances import instances_of
+from homeostat.studies.instances import instances_of, training_examples
 from homeostat.studies.path_independence_probe import PARTS, Part, probe
 from homeostat.studies.progress import make_progress
 
@@ -32,7 +32,7 @@ def probe_command(
     seed: Annotated[int, typer.Option(min=0, help="Of test instances and starts.")] = 0,
     device: Device = "cpu",
 ) -> None:
-    """Probe a checkpoint, or your own model: does it end in the same place wherever it starts?"""
+    """Probe a checkpoint, or your own model: does it end in one place from every start, and what do extra steps do?"""
     if (checkpoint is None) == (model is None):
         raise InputError("give either a checkpoint or --model path/to/file.py:build")
     parts = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
@@ -59,6 +59,8 @@ def probe_command(
                     own.subject,
                     own.examples,
                     steps=steps or own.default_budgets()[-1],
+                    training=own.training_examples,
+                    training_is_whole=own.training_is_whole,
                     only=parts,
                     seed=seed,
                     device=None if device == "cpu" else target,
@@ -70,12 +72,19 @@ def probe_command(
             task = task_of(loaded)
             wanted = numbers_of(sizes, "--sizes") if sizes is not None else task.sizes
             groups = instances_of(task, dict.fromkeys(wanted, count), seed=seed)
+            training, whole = None, False
+            try:
+                training, whole = training_examples(loaded.config.training, count)
+            except InputError as error:  # the other parts, and extra steps on test instances, need none
+                ERR.print(f"no training instances: {error}", highlight=False, markup=False)
             longest = max(group.side for group in groups)
             found = probe(
                 loaded.model,
                 {group.name: group for group in groups},
                 steps=steps or most_steps(loaded.config, longest),
                 judge=task,
+                training=training,
+                training_is_whole=whole,
                 only=parts,
                 name=loaded.config.name,
                 seed=seed,

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from homeostat.cli.options import APP, ERR, OUT, Device, device_of
 from homeostat.errors import HomeostatError, InputError
-from homeostat.studies.path_independence import path_independence
+from homeostat.studies.catalogue import STUDIES
 from homeostat.studies.report import publish, save_report
 from homeostat.studies.results_folder import ResultsFolder
 from homeostat.studies.study import Study, StudyReport, cores, run_study
@@ -33,16 +33,16 @@ class EngineName(StrEnum):
     ray = "ray"
 
 
-@_STUDY.command("path-independence")
-def path_independence_command(
+def _run(
+    context: typer.Context,
     preset: Annotated[
         Preset, typer.Option(help="smoke: a minute, to see that it runs; cpu: hours on two cores; full: for a GPU.")
     ] = Preset.cpu,
     part: Annotated[list[str] | None, typer.Option(help="Run this part alone; may be given again.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the study; it goes on there.")] = Path(
-        "runs/studies/path-independence"
-    ),
-    seeds: Annotated[int | None, typer.Option(min=1, help="Nets of each prefix-sum recipe.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study, runs/studies/NAME by default; it goes on there.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Nets of each kind; the preset's number by default.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes at the same time; as many as cores by default.")
     ] = None,
@@ -61,8 +61,9 @@ def path_independence_command(
         Path | None, typer.Option("--publish", help="Copy results, summary and pictures to this folder.")
     ] = None,
 ) -> None:
-    """Test the claims of "Path Independent Equilibrium Models Can Better Exploit Test-Time Computation"."""
-    study = path_independence(preset.value, seeds=seeds)
+    name = str(context.info_name)
+    study = STUDIES[name].make(preset.value, seeds=seeds)
+    out = out or Path("runs/studies") / name
     study.jobs(part)  # an unknown part is told before anything begins
     if list_parts:
         OUT.print(_parts(study, out, workers or cores()))
@@ -93,6 +94,10 @@ def path_independence_command(
             f"{len(report.failures)} of {len(study.jobs(part))} jobs failed: {first.job.label}: {first.error}. "
             "The others are kept; run it again to try again"
         )
+
+
+for _name, _entry in STUDIES.items():
+    _STUDY.command(_name, help=_entry.summary)(_run)
 
 
 def _parts(study: Study, out: Path, workers: int) -> Table:

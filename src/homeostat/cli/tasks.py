@@ -23,6 +23,6 @@ def tasks() -> None:
         OUT.print(Text.assemble((name, "bold"), f": {task.summary}"))
         table = Table.grid(padding=(0, 2))
         table.add_row("  sizes", f"{', '.join(map(str, task.sizes))} {task.size_name}")
-        table.add_row("  recipes", ", ".join(recipes))
+        table.add_row("  recipes", ", ".join(recipes) or "none")
         table.add_row("  shipped checkpoints", ", ".join(there) or "none")
         OUT.print(table)

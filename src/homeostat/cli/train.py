@@ -33,7 +33,10 @@ def train_command(
 ) -> None:
     """Train a model. The same command again goes on where a killed one stopped."""
     target = get_task(task)
-    chosen = _recipe(recipe or REFERENCE[target.name], target)
+    named = recipe or REFERENCE.get(target.name)
+    if named is None:
+        raise InputError(f"{target.name} has no recipe of its own; name a JSON file with --recipe (see docs/tasks.md)")
+    chosen = _recipe(named, target)
     changes = {key: value for key, value in (("steps", steps), ("batch", batch)) if value is not None}
     chosen = chosen.changed(**changes)
     folder = out or Path("runs") / f"{chosen.name}-{seed}"

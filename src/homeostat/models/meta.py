@@ -2,14 +2,16 @@
 
 import math
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from homeostat.bilevel import GradientDescent, MetaLearner
+from homeostat.models.conv_inner import ConvInner
 from homeostat.models.net import Net
 from homeostat.models.starts import Start
 
@@ -30,10 +32,12 @@ class MLPInner(BaseModel):
     widths: tuple[Annotated[int, Field(ge=1)], ...] = (40, 40)
     """Of the hidden layers."""
     activation: Literal["relu", "tanh"] = "relu"
-    initialisation: Literal["uniform", "lecun-normal"] = "uniform"
+    initialisation: Literal["uniform", "lecun-normal"] = "lecun-normal"
     """`uniform`: weights and biases between plus and minus 1 / sqrt(inputs), as `nn.Linear` has them. `lecun-normal`:
     weights normal with variance 1 / inputs, cut off at two standard deviations, and biases 0, as flax's `Dense` has
     them. With biases of 0 every unit of the first layer bends at x = 0, and sinusoids are learned more slowly."""
+
+    classifies: ClassVar[bool] = False
 
     def build(self) -> nn.Module:
         """The module with fresh weights.
@@ -58,7 +62,7 @@ class MLPInner(BaseModel):
         return nn.Sequential(*parts[:-1])
 
 
-Inner = MLPInner
+Inner = Annotated[MLPInner | ConvInner, Field(discriminator="kind")]
 """Configuration of the network that learns a task; `kind` says which."""
 
 
@@ -79,11 +83,13 @@ class MetaConfig(BaseModel):
 
 
 class MetaNet(Net):
-    """A `homeostat.bilevel.MetaLearner` that comes with its module: gradient descent on the mean squared error.
+    """A `homeostat.bilevel.MetaLearner` that comes with its module: gradient descent on the mean squared error or,
+    where the inner network classifies, on the cross-entropy.
 
     Inputs are `{"support_inputs": ..., "support_targets": ..., "query_inputs": ...}`, tasks first, then samples; the
     state is the flat vector of each task's parameters (with the step size beside it where that is searched), and the
-    own start is the network's own weights.
+    own start is the network's own weights. Logits of classes come as a `ClassificationTask` has them,
+    `(batch, classes, queries)`.
 
     Example:
         >>> from homeostat.models import Own
@@ -102,10 +108,22 @@ class MetaNet(Net):
         super().__init__(name=name, trained_steps=trained_steps, damping=damping)
         self.config = config
         module = config.inner.build().to(_DTYPES[config.dtype])
-        self.learner = MetaLearner(module, regulariser=config.regulariser, inner=GradientDescent(config.step_size))
+        self.learner = MetaLearner(
+            module,
+            loss=F.cross_entropy if config.inner.classifies else F.mse_loss,
+            regulariser=config.regulariser,
+            inner=GradientDescent(config.step_size),
+        )
 
     def encode(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The inputs in the dtype of the parameters."""
+        """The inputs in the dtype of the parameters.
+
+        Raises:
+            ContractError: pictures of another size than the network is made for.
+        """
+        if isinstance(self.config.inner, ConvInner):
+            self.config.inner.check(inputs["support_inputs"])
+            self.config.inner.check(inputs["query_inputs"])
         dtype = _DTYPES[self.config.dtype]
         return pytree.tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, inputs)
 
@@ -116,4 +134,5 @@ class MetaNet(Net):
         return self.learner.step(state, context)
 
     def decode(self, state: Any, context: dict[str, Tensor]) -> Tensor:
-        return self.learner.decode(state, context)
+        outputs = self.learner.decode(state, context)
+        return outputs.movedim(-1, 1) if self.config.inner.classifies else outputs

@@ -8,12 +8,21 @@ from homeostat.models.classifier import ClassifierConfig, ClassifierNet
 from homeostat.models.graph import GraphConfig, GraphNet
 from homeostat.models.matrix import MatrixConfig, MatrixNet
 from homeostat.models.meta import MetaConfig, MetaNet
+from homeostat.models.multiscale import MultiscaleConfig, MultiscaleNet
 from homeostat.models.net import Net
 from homeostat.models.recall import RecallConfig, RecallNet
 from homeostat.models.recursive import RecursiveConfig, RecursiveNet
+from homeostat.models.sequence import SequenceConfig, SequenceNet
 
 ModelConfig = Annotated[
-    RecallConfig | RecursiveConfig | MatrixConfig | ClassifierConfig | GraphConfig | MetaConfig,
+    RecallConfig
+    | RecursiveConfig
+    | MatrixConfig
+    | ClassifierConfig
+    | GraphConfig
+    | MetaConfig
+    | MultiscaleConfig
+    | SequenceConfig,
     Field(discriminator="kind"),
 ]
 """Configuration of any network of the package; `kind` says which."""
@@ -25,6 +34,8 @@ NETS: dict[type, type[Net]] = {
     ClassifierConfig: ClassifierNet,
     GraphConfig: GraphNet,
     MetaConfig: MetaNet,
+    MultiscaleConfig: MultiscaleNet,
+    SequenceConfig: SequenceNet,
 }
 
 

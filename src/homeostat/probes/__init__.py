@@ -7,6 +7,15 @@ from homeostat.probes.certificates.certify import certify
 from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate
 from homeostat.probes.dynamics.measure import measure_dynamics
 from homeostat.probes.dynamics.result import Dynamics, DynamicsRow, ExampleDynamics
+from homeostat.probes.extra_steps.measure import extra_steps
+from homeostat.probes.extra_steps.result import (
+    ExtraSteps,
+    FirstOrder,
+    SignAgreement,
+    StepsCurve,
+    StepsRow,
+    StepsVerdict,
+)
 from homeostat.probes.gradient_bias import BiasRow, GradientBias, Reference, gradient_bias
 from homeostat.probes.horizons import BestBudget, HorizonCell, HorizonTable, cross_horizons
 from homeostat.probes.judge import Judge
@@ -38,6 +47,8 @@ __all__ = [
     "ExampleCertificate",
     "ExampleDynamics",
     "ExampleLimit",
+    "ExtraSteps",
+    "FirstOrder",
     "GradientBias",
     "HorizonCell",
     "HorizonTable",
@@ -46,8 +57,12 @@ __all__ = [
     "LimitClasses",
     "LimitShares",
     "Reference",
+    "SignAgreement",
     "StartAlignment",
     "StartAlignments",
+    "StepsCurve",
+    "StepsRow",
+    "StepsVerdict",
     "Trust",
     "TrustGroup",
     "TrustRow",
@@ -59,6 +74,7 @@ __all__ = [
     "classify_limits",
     "compare_trust",
     "cross_horizons",
+    "extra_steps",
     "gradient_bias",
     "measure_dynamics",
     "save_audits",

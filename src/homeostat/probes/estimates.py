@@ -1,5 +1,7 @@
 """Means with their 95 % intervals."""
 
+import warnings
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
@@ -73,6 +75,59 @@ def mean(values: ArrayLike, *, seed: int = 0) -> Estimate:
         (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(seed)
     ).confidence_interval
     return Estimate(centre, float(found.low), float(found.high), len(values))
+
+
+def together(values: ArrayLike, *, per: ArrayLike | None = None, seed: int = 0) -> list[Estimate]:
+    """Means of the columns of `(examples, columns)`, with intervals that hold for *all* columns at once.
+
+    Who looks at twelve intervals of 95 % and picks the one that lies beyond 0 is wrong far more often than once in
+    twenty; of these the whole row holds in 95 of 100 repeats. Examples are resampled whole (2,000 times), so that
+    columns that move together cost little; the half-width is a multiple of each column's standard error, the same
+    one for all: the 95 % quantile of the largest |deviation| / standard error, with Student's factor for few examples.
+
+    Args:
+        values: NaN where a column lacks an example: left out of that column, and of its count.
+        per: `(examples,)`; the figure is then mean of the column / mean of `per`, over the examples of both.
+        seed: of the bootstrap.
+
+    Source:
+        Efron, Tibshirani, "An Introduction to the Bootstrap", 1993, 12 (the largest deviation in place of one).
+
+    Example:
+        >>> together([[0.0, 1.0], [1.0, 3.0], [2.0, 2.0]])  # with three examples, next to nothing is known
+        [1.000 [-1.689, 3.689] n=3, 2.000 [-0.775, 4.775] n=3]
+    """
+    values = np.asarray(values, dtype=float)
+    known = ~np.isnan(values)
+    counts = known.sum(0).tolist()
+    weight = np.ones(len(values)) if per is None else np.asarray(per, dtype=float)
+    parts = np.where(known, values, 0.0), known * weight[:, None]
+
+    def figures(draws: np.ndarray) -> np.ndarray:
+        draws = draws.astype(float)
+        above, below = draws @ parts[0], draws @ parts[1]
+        return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
+
+    if len(values) == 0:
+        return [Estimate(float("nan"), float("nan"), float("nan"), 0) for _ in counts]
+    centre = figures(np.ones((1, len(values))))[0]
+    rng, chance = np.random.default_rng(seed), np.full(len(values), 1 / len(values))
+    parts_of_draws = [_RESAMPLES // 20] * 20  # one after the other, so that memory stays bounded
+    found = np.concatenate([figures(rng.multinomial(len(values), chance, size=many)) for many in parts_of_draws])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column without an example has no spread
+        spread = np.nanstd(found, axis=0)
+    moving = spread > 0
+    half = np.where(np.isnan(spread), np.nan, 0.0)
+    if moving.any():
+        # A resample that lacks a column altogether says nothing of it.
+        largest = np.nan_to_num(np.abs(found - centre)[:, moving] / spread[moving]).max(1)
+        least = max(2, min(count for count, moves in zip(counts, moving, strict=True) if moves))
+        student = float(stats.t.ppf(0.975, least - 1)) / _Z * np.sqrt(least / (least - 1))
+        half = half + np.where(moving, np.quantile(largest, 0.95) * student * spread, 0.0)
+    half = np.where(np.asarray(counts) < 2, np.nan, half)
+    ends = zip(centre.tolist(), half.tolist(), counts, strict=True)
+    return [Estimate(value, value - width, value + width, count) for value, width, count in ends]
 
 
 def paired_change(before: ArrayLike, after: ArrayLike) -> tuple[int, int, float]:

@@ -4,7 +4,6 @@ The question behind the table is whether the best test budget stays at the train
 to its truncation), lies above it (it makes use of more steps), or anywhere above it is as good (it settles).
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,19 +14,17 @@ from torch import Tensor
 
 from homeostat.errors import InputError
 from homeostat.models.contract import as_model
-from homeostat.models.starts import Own
 from homeostat.probes import estimates
 from homeostat.probes.answers import judge_of
+from homeostat.probes.budgets import best_budget, failed_by, sweep_batches, symbols_in
 from homeostat.probes.columns import columns, percent
-from homeostat.probes.examples import Examples, batches_of, evaluating, groups_of, pairs_of, positive, whole_number
+from homeostat.probes.examples import Examples, evaluating, groups_of, pairs_of, positive, whole_number
 from homeostat.probes.figures import interval
 from homeostat.probes.judge import Judge
 from homeostat.probes.results import Estimate
-from homeostat.probes.sweep import sweep_batch
 
 Metric = Literal["exact", "symbol", "loss", "residual"]
 _FIELDS: dict[str, str] = {"exact": "correct", "symbol": "symbols", "loss": "loss", "residual": "residual"}
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -226,24 +223,12 @@ def _measured(
     iterated = as_model(model, where="the model")
     found, symbols = [], 1
     with evaluating(model, device) as where:
-        for batch in batches_of(key, batches, where):
-            start = Own().seeded(seed, batch.indices)
-            swept, _ = sweep_batch(
-                iterated,
-                batch.inputs,
-                batch.targets,
-                judge,
-                budgets,
-                rtol,
-                lambda context, start=start: iterated.initial_state(context, start),
-            )
+        for batch, swept in sweep_batches(iterated, key, batches, judge, budgets, rtol=rtol, seed=seed, device=where):
             values = getattr(swept, field)
             if values is None:
                 raise InputError(f"nothing gives {metric} for {key!r}: the judge has no {field}, or targets are None")
-            gone = (swept.failed_at[:, None] > 0) & (swept.failed_at[:, None] <= np.asarray(budgets))
-            found.append(np.where(gone, np.nan, values.astype(float)))
-            if isinstance(batch.targets, Tensor):
-                symbols = max(1, batch.targets[0].numel())
+            found.append(np.where(failed_by(swept, budgets), np.nan, values.astype(float)))
+            symbols = symbols_in(batch.targets)
     return np.concatenate(found), symbols
 
 
@@ -260,23 +245,8 @@ def _estimate(values: np.ndarray, metric: str, symbols: int, seed: int) -> tuple
 
 
 def _best(values: np.ndarray, budgets: list[int], metric: str, upwards: bool, seed: int) -> Estimate:
-    """The budget of the best mean (of residuals: the best median), with the interval of where it lies.
-
-    A failed example has the worst value there is, so that no budget wins by losing examples.
-    """
-    worst = 0.0 if metric in ("exact", "symbol") else -math.inf if upwards else math.inf
-    values = np.where(np.isnan(values), worst, values)
+    """The budget of the best mean; of residuals, of the best median."""
+    if metric in ("exact", "symbol"):
+        values = np.where(np.isnan(values), 0.0, values)  # a failed example is wrong, and no more than that
     middle = np.median if metric == "residual" else np.mean
-
-    def place(chosen: np.ndarray) -> int:
-        centre = middle(chosen, axis=0)
-        return budgets[int(np.argmax(centre if upwards else -centre))]
-
-    draw = np.random.default_rng(seed)
-    count = len(values)
-    value = float(place(values))
-    if count < 2:
-        return Estimate(value, math.nan, math.nan, count)
-    places = [place(values[draw.integers(0, count, count)]) for _ in range(_RESAMPLES)]
-    low, high = np.quantile(places, [0.025, 0.975], method="nearest").tolist()
-    return Estimate(value, float(low), float(high), count)
+    return best_budget(values, budgets, higher_is_better=upwards, middle=middle, seed=seed)

@@ -35,8 +35,8 @@ def check_repeatable(model: IteratedModel, inputs: Any, *, seed: int, indices: S
         >>> check_repeatable(model, torch.ones(2, 3), seed=0, indices=range(2), steps=10)
         Traceback (most recent call last):
         homeostat.errors.ContractError: two runs of noisy from the same start differ after 1 step: it draws random \
-numbers, so that what other starts change cannot be told from them; seed them by the state or the context, or take \
-them out
+numbers, so that what another start or budget changes cannot be told from them; seed them by the state or the context, \
+or take them out
     """
     with torch.no_grad():
         runs = []
@@ -87,6 +87,6 @@ def _random_start(model: IteratedModel) -> str:
 def _random_step(model: IteratedModel, step: int) -> str:
     return (
         f"two runs of {model.name} from the same start differ after {step} step{'s' if step > 1 else ''}: it draws "
-        "random numbers, so that what other starts change cannot be told from them; seed them by the state or the "
-        "context, or take them out"
+        "random numbers, so that what another start or budget changes cannot be told from them; seed them by the state "
+        "or the context, or take them out"
     )

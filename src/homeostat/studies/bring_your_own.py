@@ -21,6 +21,10 @@ class OwnModel:
     subject: Any
     examples: Any
     path: Path
+    training_examples: Any = None
+    """What it was trained on, where it says so."""
+    training_is_whole: bool = False
+    """Whether that is all that it was trained on."""
 
     def default_budgets(self) -> list[int]:
         """Up to eight times the trained horizon, or 128 steps where that is unknown."""
@@ -41,7 +45,8 @@ def load_model(spec: str) -> OwnModel:
         spec: `path/to/file.py:function`. The function returns an object with `encode`, `initial_state`, `step`,
             `decode` and `examples` (batches `(inputs, targets)`, or a dict of such by difficulty);
             `correct(outputs, targets)`, `symbols`, `loss`, `answers`, `score` and `trained_steps` are
-            used where they are there.
+            used where they are there, and so are `training_examples`, in the form of the examples, with
+            `training_is_whole = True` where these are all that it was trained on.
 
     Raises:
         InputError: the file or the function is not there, or there are no examples.
@@ -73,19 +78,25 @@ def load_model(spec: str) -> OwnModel:
     with _blame(path):
         subject = build()
     as_model(subject, where=f"{function}() in {path}")
-    examples = getattr(subject, "examples", None)
-    if callable(examples):
-        with _blame(path):
-            examples = examples()
+    where = f"{function}() in {path}"
+    examples = _batches(subject, "examples", where, path)
     if examples is None:
-        raise InputError(
-            f"{function}() in {path} returned a model without examples: an audit needs batches of (inputs, targets)"
-        )
-    if not isinstance(examples, Mapping) and not hasattr(examples, "__iter__"):
-        raise ContractError(
-            f"examples of {function}() in {path} must be batches (inputs, targets), or a dict of such by difficulty"
-        )
-    return OwnModel(subject, examples, path)
+        raise InputError(f"{where} returned a model without examples: an audit needs batches of (inputs, targets)")
+    training = _batches(subject, "training_examples", where, path)
+    whole = getattr(subject, "training_is_whole", False)
+    if not isinstance(whole, bool):
+        raise ContractError(f"training_is_whole of {where} must be True or False, not {whole!r}")
+    return OwnModel(subject, examples, path, training, whole)
+
+
+def _batches(subject: Any, name: str, where: str, path: Path) -> Any:
+    """Batches, or a dict of such, or a function that gives them; None where there are none."""
+    with _blame(path):
+        found = getattr(subject, name, None)
+        found = found() if callable(found) else found
+    if found is not None and not isinstance(found, Mapping) and not hasattr(found, "__iter__"):
+        raise ContractError(f"{name} of {where} must be batches (inputs, targets), or a dict of such by difficulty")
+    return found
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Figures and tables as data, so that one description makes the interactive page and the static pictures."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,6 +58,21 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Panels:
+    """Figures side by side that share a legend: the same series in each, in the same order."""
+
+    name: str
+    caption: str
+    panels: tuple[Figure, ...]
+    columns: int = 3
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """Those that the legend names."""
+        return self.panels[0].series
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of text under a heading."""
 
@@ -87,6 +101,6 @@ def spread_out(place: int, number: int, of: int, width: float = 0.5) -> float:
     return float(place) if of == 1 else place + width * (number / (of - 1) - 0.5)
 
 
-def names_of(series: Sequence[Series]) -> list[str]:
-    """The names of some series, each once."""
-    return list(dict.fromkeys(one.name for one in series))
+def plots_of(figure: Figure | Panels) -> tuple[Figure, ...]:
+    """The plots that a figure is made of."""
+    return figure.panels if isinstance(figure, Panels) else (figure,)

@@ -43,13 +43,15 @@ class Net(Job):
         def on_step(event: TrainingEvent) -> None:
             tell(event.step / event.steps, f"loss {event.loss:.3f}")
 
-        fabric = Fabric(accelerator=torch.device(place.device).type, devices=1)
+        device = torch.device(place.device)
+        fabric = Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
         checkpoint = train(self.recipe, place.folder(self), seed=self.seed, fabric=fabric, on_step=on_step)
         record = checkpoint.config.training
         return {
             "training_seconds": record["seconds"],
             "evaluations": record.get("row_evaluations", {"forward": 0, "graphed": 0, "adjoint": 0}),
             "final_loss": record["final_loss"],
+            "last_residuals": record.get("last_residuals", {}),
             "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
             "horizon": checkpoint.config.trained_steps,
         }

@@ -1,4 +1,4 @@
-"""Measure the path independence of a model: the probes one after the other, and the verdict."""
+"""Measure a model: path independence and what goes with it, the probes one after the other, and the verdict."""
 
 import dataclasses
 import json
@@ -9,10 +9,12 @@ from typing import Any, Literal
 import torch
 
 from homeostat.errors import InputError
+from homeostat.models.contract import as_model
 from homeostat.probes import (
     Attack,
     Certificates,
     Dynamics,
+    ExtraSteps,
     LimitClasses,
     StartAlignments,
     Trust,
@@ -21,17 +23,19 @@ from homeostat.probes import (
     certify,
     classify_limits,
     compare_trust,
+    extra_steps,
     measure_dynamics,
 )
 from homeostat.probes.examples import Examples, groups_of, pairs_of
+from homeostat.probes.extra_steps.measure import default_steps
 from homeostat.probes.saving import plain
 from homeostat.studies.instances import Instances
 from homeostat.studies.probe_verdict import PathVerdict, decide
 
 FORMAT = 1
 
-Part = Literal["alignment", "attack", "limits", "dynamics", "certificate", "trust"]
-PARTS: tuple[Part, ...] = ("alignment", "attack", "limits", "dynamics", "certificate", "trust")
+Part = Literal["alignment", "attack", "limits", "dynamics", "certificate", "trust", "extra-steps"]
+PARTS: tuple[Part, ...] = ("alignment", "attack", "limits", "dynamics", "certificate", "trust", "extra-steps")
 """What can be measured, in the order in which it is."""
 
 _PROBES: dict[Part, Callable[..., Any]] = {
@@ -58,10 +62,11 @@ class PathIndependence:
     dynamics: Dynamics | None
     certificate: Certificates | None
     trust: Trust | None
+    extra_steps: ExtraSteps | None
     missing: dict[str, str]
 
     def __repr__(self) -> str:
-        tables = [repr(getattr(self, part)) for part in PARTS if getattr(self, part) is not None]
+        tables = [repr(found) for part in PARTS if (found := getattr(self, _field(part))) is not None]
         lines = [f"{part} not measured: {why}" for part, why in self.missing.items()]
         return "\n\n".join([*tables, *lines, self.verdict.text[0].upper() + self.verdict.text[1:] + "."])
 
@@ -76,6 +81,8 @@ def probe(
     *,
     steps: int,
     judge: Any = None,
+    training: Examples | Mapping[str, Examples] | None = None,
+    training_is_whole: bool = False,
     only: Sequence[str] | None = None,
     name: str | None = None,
     seed: int = 0,
@@ -90,6 +97,9 @@ def probe(
             gone through only once is kept.
         steps: budget of every run.
         judge: what says what is right (see `Judge`); the model's own object when None.
+        training: what the model was trained on, in the form of the examples: for `extra-steps`, which otherwise says
+            nothing of training data.
+        training_is_whole: that is all that it was trained on.
         only: the parts to measure, of `PARTS`; all of them when None.
         name: what to call the model.
         seed: of starts, noise and bootstraps.
@@ -116,15 +126,18 @@ not tried'
     """
     parts = [_part(part) for part in (PARTS if only is None else only)]
     groups = {key: _kept(key, batches) for key, batches in groups_of(examples).items()}
-    found: dict[str, Any] = dict.fromkeys(PARTS)
+    found: dict[Part, Any] = dict.fromkeys(PARTS)
     missing: dict[str, str] = {}
     for part in PARTS:
         if part not in parts:
             continue
         if on_part is not None:
             on_part(part)
-        options: dict[str, Any] = {} if part == "limits" else {"judge": judge}
         try:
+            if part == "extra-steps":
+                found[part] = _beyond(model, training, groups, steps, judge, training_is_whole, seed, device)
+                continue
+            options: dict[str, Any] = {} if part == "limits" else {"judge": judge}
             found[part] = _PROBES[part](model, groups, steps=steps, seed=seed, device=device, **options)
         except InputError as error:
             if only is not None:
@@ -134,7 +147,40 @@ not tried'
     if name is not None:
         found = {part: None if x is None else dataclasses.replace(x, model=name) for part, x in found.items()}
     verdict = decide(found["alignment"], found["attack"])
-    return PathIndependence(called, steps, seed, verdict, missing=missing, **found)
+    results = {_field(part): x for part, x in found.items()}
+    return PathIndependence(called, steps, seed, verdict, missing=missing, **results)
+
+
+def _beyond(
+    model: Any,
+    training: Any,
+    held_out: Any,
+    most: int,
+    judge: Any,
+    whole: bool,
+    seed: int,
+    device: str | torch.device | None,
+) -> ExtraSteps:
+    """`extra_steps` with budgets up to those of the other probes, and to twice the horizon at least."""
+    horizon = as_model(model).trained_steps
+    budgets = None
+    if horizon is not None:
+        budgets = [n for n in default_steps(horizon) if n <= max(most, 2 * horizon)]
+    return extra_steps(
+        model,
+        training,
+        held_out,
+        steps=budgets,
+        judge=judge,
+        training_is_whole=whole and training is not None,
+        seed=seed,
+        device=device,
+    )
+
+
+def _field(part: str) -> str:
+    """What holds the part in a `PathIndependence`."""
+    return part.replace("-", "_")
 
 
 def _part(name: str) -> Part:

@@ -14,6 +14,9 @@ Decision = Literal["path-independent", "not path-independent", "not decided"]
 ALIGNED = 0.99
 """Mean cosine from which runs from another start count as ending in the same place."""
 
+ENOUGH = 16
+"""Examples of a difficulty that a verdict needs: with fewer, the intervals themselves are not to be relied on."""
+
 
 @dataclass(frozen=True)
 class DifficultyVerdict:
@@ -73,11 +76,15 @@ def _names(found: Sequence[DifficultyVerdict]) -> str:
 
 def _one(difficulty: str, rows: Sequence[StartAlignment], attack: AttackRow | None) -> DifficultyVerdict:
     """The rules, in this order."""
+    count = rows[0].count
     compared = [row for row in rows if row.cosine.value == row.cosine.value]  # the others start where they began
 
     def verdict(decision: Decision, text: str) -> DifficultyVerdict:
         return DifficultyVerdict(difficulty, decision, text, attack is not None)
 
+    if count < ENOUGH:
+        few = "1 example is" if count == 1 else f"{count} examples are"
+        return verdict("not decided", f"{few} too few (at least {ENOUGH} are needed)")
     if not compared:
         return verdict("not decided", "no start could be told from another one")
     control = min((row.restart for row in compared), key=lambda e: e.value)

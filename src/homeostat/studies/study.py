@@ -14,7 +14,7 @@ from rich.console import Console
 from homeostat.errors import HomeostatError, InputError
 from homeostat.studies.claims import Claim, Decided, not_run
 from homeostat.studies.fan_out import Engine, Failure, run_jobs
-from homeostat.studies.figures import Figure, Table
+from homeostat.studies.figures import Figure, Panels, Table
 from homeostat.studies.jobs import Job, with_needs
 from homeostat.studies.results_folder import Outcome, ResultsFolder, names, versions
 
@@ -27,7 +27,7 @@ class Content:
     """What a section found."""
 
     claims: tuple[Decided, ...]
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[Figure | Panels, ...] = ()
     tables: tuple[Table, ...] = ()
     remarks: tuple[str, ...] = ()
 

@@ -4,17 +4,46 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from homeostat.errors import InputError
-from homeostat.tasks.base import IGNORE, Batch, LabelTask, Legend, Puzzle, PuzzleTask, Split, Task, stack
+from homeostat.tasks.base import (
+    IGNORE,
+    Batch,
+    ClassificationTask,
+    LabelTask,
+    Legend,
+    Puzzle,
+    PuzzleTask,
+    Split,
+    Task,
+    stack,
+)
 from homeostat.tasks.blurry_digits import BlurryDigits
 from homeostat.tasks.edge_copy import EdgeCopy
+from homeostat.tasks.few_shot import FewShotCharacters, FewShotDigits, FewShotTask, MiniImageNet, Omniglot
+from homeostat.tasks.images import Images
 from homeostat.tasks.matrix_inversion import MatrixInversion
 from homeostat.tasks.mazes import Mazes
 from homeostat.tasks.prefix_sums import PrefixSums
 from homeostat.tasks.sinusoids import Sinusoids
 from homeostat.tasks.sudoku import Sudoku
+from homeostat.tasks.text import Text
 
 TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (PrefixSums, Mazes, Sudoku, MatrixInversion, EdgeCopy, BlurryDigits, Sinusoids)
+    task.name: task
+    for task in (
+        PrefixSums,
+        Mazes,
+        Sudoku,
+        MatrixInversion,
+        EdgeCopy,
+        BlurryDigits,
+        Sinusoids,
+        Images,
+        Text,
+        FewShotCharacters,
+        FewShotDigits,
+        Omniglot,
+        MiniImageNet,
+    )
 }
 """Every task by name."""
 
@@ -51,11 +80,18 @@ __all__ = [
     "TASKS",
     "Batch",
     "BlurryDigits",
+    "ClassificationTask",
     "EdgeCopy",
+    "FewShotCharacters",
+    "FewShotDigits",
+    "FewShotTask",
+    "Images",
     "LabelTask",
     "Legend",
     "MatrixInversion",
     "Mazes",
+    "MiniImageNet",
+    "Omniglot",
     "PrefixSums",
     "Puzzle",
     "PuzzleTask",
@@ -63,6 +99,7 @@ __all__ = [
     "Split",
     "Sudoku",
     "Task",
+    "Text",
     "get_task",
     "stack",
 ]

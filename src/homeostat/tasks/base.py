@@ -112,16 +112,12 @@ class Task(ABC):
         """`(batch,)`: what training lowers; its unit is the task's."""
 
 
-class LabelTask(Task):
-    """A label for each position of a grid, or for the whole input.
+class ClassificationTask(Task):
+    """A label, out of several, for each of an instance's positions, or one for the whole instance.
 
-    Inputs `(batch, in_channels, *space)` float32; targets `(batch, *positions)` int64, `IGNORE` where no answer is
-    asked; outputs `(batch, classes, *positions)` logits.
+    Targets `(batch, *positions)` int64, `IGNORE` where no answer is asked; outputs `(batch, classes, *positions)`
+    logits.
     """
-
-    spatial_dims: ClassVar[int]
-    in_channels: ClassVar[int]
-    classes: ClassVar[int]
 
     def answers(self, outputs: Tensor) -> Tensor:
         """`(batch, classes, *positions)` logits to `(batch, *positions)` int64 answers."""
@@ -143,6 +139,17 @@ class LabelTask(Task):
         asked = (targets != IGNORE).reshape(len(targets), -1)
         each = F.cross_entropy(outputs, targets, ignore_index=IGNORE, reduction="none").reshape(len(targets), -1)
         return each.sum(1) / asked.sum(1)
+
+
+class LabelTask(ClassificationTask):
+    """A label for each position of a grid, or for the whole input.
+
+    Inputs `(batch, in_channels, *space)` float32; targets and outputs as every `ClassificationTask` has them.
+    """
+
+    spatial_dims: ClassVar[int]
+    in_channels: ClassVar[int]
+    classes: ClassVar[int]
 
 
 class PuzzleTask(LabelTask):

@@ -20,12 +20,12 @@ from scipy.ndimage import gaussian_filter
 from homeostat.errors import InputError
 from homeostat.tasks.base import Batch, LabelTask, Split
 from homeostat.tasks.idx_files import read_idx
-from homeostat.tasks.random_words import Words, candidate_keys, fold, random_words
-from homeostat.tasks.split import check_request, in_split, instance_hash
+from homeostat.tasks.picture_sources import MOST_PIXELS, bundled_digits, in_rounds, picture_hash
+from homeostat.tasks.random_words import Words, candidate_keys, random_words
+from homeostat.tasks.split import check_request, in_split
 
 _MOST_SIZE = 64
 _PARTS = ("train", "t10k")
-_MOST_PIXELS = 2**26
 
 
 @dataclass(frozen=True)
@@ -85,27 +85,19 @@ class BlurryDigits(LabelTask):
             raise InputError(f"size {size} is impossible for {self.name}: 1 to {_MOST_SIZE} quarter pixels of blur")
         check_request(split, count)
         images, labels = _digits(self.folder)
-        mine = np.flatnonzero(in_split(_hash(images), split))
+        mine = np.flatnonzero(in_split(picture_hash(images), split))
         if not len(mine):
             raise InputError(f"none of the {len(images)} pictures falls into the {split} split; give more of them")
-        if count * images[0].size > _MOST_PIXELS:
-            raise InputError(f"count {count} is too large: {_MOST_PIXELS:,} pixels at once, ask for them in parts")
+        if count * images[0].size > MOST_PIXELS:
+            raise InputError(f"count {count} is too large: {MOST_PIXELS:,} pixels at once, ask for them in parts")
         keys = candidate_keys(0, count, seed=seed, size=size, split=int(split == "test"))
-        chosen = mine[_order(len(mine), count, seed)]
+        chosen = mine[in_rounds(len(mine), count, seed)]
         ink = images[chosen].astype(np.float64) / images.max()
         sigma = size / 4
         ink = gaussian_filter(ink, sigma=(0, sigma, sigma), mode="constant", truncate=4.0)
         if self.noise > 0:
             ink += self.noise * _gaussian(keys, ink[0].size).reshape(ink.shape)
         return Batch(torch.from_numpy(ink.astype(np.float32))[:, None], torch.from_numpy(labels[chosen]))
-
-
-def _order(pictures: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Which picture is the i-th instance: one shuffle of all of them after the other."""
-    rounds = -(-count // pictures)
-    streams = fold(np.array([seed], dtype=np.uint64), np.arange(rounds, dtype=np.uint64))
-    words = random_words(streams, pictures)
-    return np.argsort(words, axis=1, kind="stable").reshape(-1)[:count]
 
 
 def _gaussian(keys: Words, count: int) -> NDArray[np.float64]:
@@ -117,26 +109,12 @@ def _gaussian(keys: Words, count: int) -> NDArray[np.float64]:
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]
 
 
-def _hash(images: NDArray[np.uint8]) -> Words:
-    return instance_hash(np.unpackbits(images.reshape(len(images), -1), axis=1, bitorder="little").view(np.bool_))
-
-
 @lru_cache(maxsize=2)
 def _digits(folder: str | None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Pictures `(pictures, height, width)` and the digits on them."""
-    return _bundled() if folder is None else _from_folder(Path(folder).expanduser())
-
-
-def _bundled() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise InputError(
-            "the digits of blurry-digits come with scikit-learn, which is not installed: "
-            "pip install 'homeostat[digits]', or name a folder with MNIST's IDX files"
-        ) from None
-    pixels, labels = load_digits(return_X_y=True)
-    return pixels.reshape(-1, 8, 8).astype(np.uint8), labels.astype(np.int64)
+    if folder is None:
+        return bundled_digits("blurry-digits", instead=", or name a folder with MNIST's IDX files")
+    return _from_folder(Path(folder).expanduser())
 
 
 def _from_folder(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -270,6 +270,9 @@ class _Run:
         final = {f"final_{name}": float(np.mean(losses[-50:, i])) for i, name in enumerate(self.columns)}
         names = ("forward", "graphed", "adjoint")
         found: dict[str, Any] = final | {"row_evaluations": dict(zip(names, self._total().tolist(), strict=True))}
+        residuals = self._module.residuals()
+        if residuals:
+            found["last_residuals"] = residuals
         if self._pools is not None:
             found["oldest_state"] = self._pools.oldest()
         return found

@@ -1,5 +1,6 @@
 """One training step's loss: runs of the model from their starts, the loss of the task, and the terms added to it."""
 
+import math
 from typing import Any
 
 import torch
@@ -71,6 +72,22 @@ class TrainingStep(nn.Module):
         """
         adjoints = [solution.adjoint for solution in self._solutions]
         return self._forward, self._graphed, sum(a.row_evaluations for a in adjoints if a is not None)
+
+    def residuals(self) -> dict[str, float | None]:
+        """Of the rows of the last call, after its backward pass, where the gradient was that of a fixed point: the
+        median relative residual of the run to it, and of its adjoint solve; None where that is not known.
+
+        A solve that takes a fixed number of steps warns of nothing: this is what tells how far from converged it was.
+        """
+        if self._recipe.gradient == "unrolled":
+            return {}
+        adjoints = [solution.adjoint for solution in self._solutions]
+        found = {
+            "forward": [solution.residual for solution in self._solutions],
+            "adjoint": [adjoint.residual for adjoint in adjoints if adjoint is not None],
+        }
+        medians = {name: float(torch.cat(parts).nanmedian()) if parts else math.nan for name, parts in found.items()}
+        return {name: value if math.isfinite(value) else None for name, value in medians.items()}
 
     def _carry(self, context: Any, start: Start, carried: Carried) -> Any:
         """The state that a pool brings along, with a start where rows are new."""

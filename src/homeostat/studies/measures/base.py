@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from homeostat.models.checkpoint import Checkpoint
 from homeostat.studies.jobs import Job, Place
 from homeostat.studies.nets import Net
-from homeostat.tasks import Task, get_task
+from homeostat.tasks import Batch, Task, get_task
 
 SEED = 7
 """Of the test instances and of noise starts, in every measurement of the study."""
@@ -62,8 +62,19 @@ class Measure(Job):
 
     def batches(self, task: Task) -> list[tuple[Any, Any]]:
         """The test instances, in batches of even size, so that none is left alone."""
-        whole = task.sample(self.size, self.count, split="test", seed=SEED)
-        positions = max(1, max(leaf[0].numel() for leaf in pytree.tree_leaves(whole.targets)))
-        parts = max(1, min(-(-self.count * positions // _BATCH_POSITIONS), self.count // 2))
-        ends = np.linspace(0, self.count, parts + 1).round().astype(int).tolist()
-        return [tuple(whole[first:end]) for first, end in pairwise(ends)]
+        return in_parts(task.sample(self.size, self.count, split="test", seed=SEED))
+
+
+def in_parts(whole: Batch) -> list[tuple[Any, Any]]:
+    """Instances in batches of even size that fit into memory; none is left alone.
+
+    Example:
+        >>> import torch
+        >>> [len(inputs) for inputs, _ in in_parts(Batch(torch.zeros(5, 1), torch.zeros(5, 2**15)))]
+        [2, 3]
+    """
+    count = len(whole)
+    positions = max(1, max(leaf[0].numel() for leaf in pytree.tree_leaves(whole.targets)))
+    parts = max(1, min(-(-count * positions // _BATCH_POSITIONS), count // 2))
+    ends = np.linspace(0, count, parts + 1).round().astype(int).tolist()
+    return [tuple(whole[first:end]) for first, end in pairwise(ends)]

@@ -4,9 +4,11 @@
 
 import dataclasses
 
+from homeostat.studies.path_independence.alignment_sections import section_1, section_2
+from homeostat.studies.path_independence.gradients_section import section_4
 from homeostat.studies.path_independence.mazes_section import section_8
-from homeostat.studies.path_independence.prefix_sections import section_1, section_2, section_4, section_5
 from homeostat.studies.path_independence.presets import get_preset
+from homeostat.studies.path_independence.shallow_section import section_5
 from homeostat.studies.path_independence.stress_section import section_3
 from homeostat.studies.path_independence.tasks_section import section_7
 from homeostat.studies.path_independence.trust_section import section_6

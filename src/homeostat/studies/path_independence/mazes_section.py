@@ -8,7 +8,7 @@ from homeostat.studies.figures import Axis, Figure, Series, Table, point
 from homeostat.studies.measures import Aligned, Followed
 from homeostat.studies.nets import Net
 from homeostat.studies.path_independence.presets import CELLS, Plan, Preset
-from homeostat.studies.path_independence.reading import (
+from homeostat.studies.reading import (
     alignment,
     exact,
     in_figures,

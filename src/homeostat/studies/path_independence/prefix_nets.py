@@ -3,13 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from homeostat.studies.claims import Below, Given
+from homeostat.studies.figures import Axis, Table
 from homeostat.studies.measures import Aligned, Followed, Trusted
 from homeostat.studies.nets import Net
 from homeostat.studies.path_independence.presets import Plan, Preset
+from homeostat.studies.study import Values
 from homeostat.training import get_recipe
 
 RECIPES = ("path-independent", "fixed", "promote", "penalise", "phantom", "implicit", "shallow")
 """By name; every section draws its nets from these."""
+
+ALIGNMENT = Axis("alignment (Algorithm 1)", range=(-0.05, 1.04))
+EXACT = Axis("exact accuracy", percent=True)
+ROUGH = "An interval over three nets is rough; every net is shown."
+NOT_ALL_ALIKE = Given("limits of different examples that differ, by their cosine", Below(0.95))
 
 _TRAINING = 80
 """Seconds on one core; all recipes take about the same compute."""
@@ -83,4 +91,29 @@ def _measured(preset: Preset, recipe: str, seed: int) -> Measured:
             Trusted(net=net, size=p.size, count=p.count, steps=p.steps, expected=3 * p.expected)
             for p in preset.prefix_trust
         ),
+    )
+
+
+def cost_table(nets: Sequence[Measured], values: Values) -> Table:
+    """What training cost, by recipe: evaluations of the cell, times examples, over all seeds alike."""
+    rows = []
+    for m in nets:
+        if m.seed:
+            continue
+        cost = values(m.net)["evaluations"]
+        free = cost["forward"] - cost["graphed"]
+        parts = (free, cost["graphed"], cost["adjoint"], free + 3 * cost["graphed"] + 2 * cost["adjoint"])
+        rows.append(
+            (
+                m.recipe,
+                f"{m.net.recipe.steps:,}",
+                *(f"{part / 1e6:.2f}" for part in parts),
+                f"{values(m.net)['training_seconds']:.0f}",
+            )
+        )
+    return Table(
+        "What the training cost (seed 0), in millions of evaluations of the cell, times examples. Together: an "
+        "evaluation with a graph counts three times, since its way back costs about two; one of the adjoint two",
+        ("Recipe", "Training steps", "Without graph", "With graph", "Adjoint", "Together", "Seconds by the clock"),
+        tuple(rows),
     )

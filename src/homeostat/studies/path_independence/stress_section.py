@@ -12,7 +12,7 @@ from homeostat.studies.nets import Net
 from homeostat.studies.path_independence.mazes_section import maze_nets
 from homeostat.studies.path_independence.prefix_nets import prefix_nets
 from homeostat.studies.path_independence.presets import Plan, Preset
-from homeostat.studies.path_independence.reading import dots_by_category, estimate, in_figures, in_percent
+from homeostat.studies.reading import dots_by_category, estimate, in_figures, in_percent
 from homeostat.studies.statistics import change, over_seeds
 from homeostat.studies.study import Content, Section, Values
 

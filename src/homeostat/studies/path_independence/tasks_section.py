@@ -12,7 +12,7 @@ from homeostat.studies.figures import Axis, Table
 from homeostat.studies.measures import Aligned, Followed
 from homeostat.studies.nets import Net
 from homeostat.studies.path_independence.presets import Preset
-from homeostat.studies.path_independence.reading import (
+from homeostat.studies.reading import (
     alignment,
     dots_by_category,
     exact,

@@ -5,7 +5,7 @@ from homeostat.studies.claims import Above, Claim, decide
 from homeostat.studies.figures import Axis, Table
 from homeostat.studies.path_independence.prefix_nets import prefix_nets
 from homeostat.studies.path_independence.presets import Preset
-from homeostat.studies.path_independence.reading import dots_by_category, estimate, in_figures
+from homeostat.studies.reading import dots_by_category, estimate, in_figures
 from homeostat.studies.study import Content, Section, Values
 
 _FEWEST = 5

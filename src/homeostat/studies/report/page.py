@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from homeostat.probes.report.payload import to_json
 from homeostat.probes.report.shell import fill
-from homeostat.studies.figures import Axis, Figure, names_of
+from homeostat.studies.figures import Axis, Figure, plots_of
 from homeostat.studies.jobs import plain
 from homeostat.studies.report.colours import DARK, LIGHT
 from homeostat.studies.report.words import TONES, minutes, ours
@@ -22,7 +22,8 @@ def render_study(report: StudyReport) -> str:
         >>> "<h1>Nothing asked</h1>" in render_study(StudyReport(study, (), (), (), (), "unknown", "1 core"))
         True
     """
-    figures = [figure for answered in report.answered if answered.content for figure in answered.content.figures]
+    whole = [figure for answered in report.answered if answered.content for figure in answered.content.figures]
+    figures = [plot for figure in whole for plot in plots_of(figure)]
     data = {"figures": {figure.name: _drawn(figure) for figure in figures}, "light": LIGHT, "dark": DARK}
     return fill(
         _part("study.html.j2"),
@@ -31,7 +32,7 @@ def render_study(report: StudyReport) -> str:
             "ours": ours,
             "tone": TONES.__getitem__,
             "minutes": minutes,
-            "names_of": names_of,
+            "plots_of": plots_of,
             "anchor": _anchor,
             "swatches": list(zip(LIGHT, DARK, strict=True)),
         },

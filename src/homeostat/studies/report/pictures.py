@@ -3,19 +3,21 @@
 import io
 import os
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from homeostat.errors import HomeostatError
 from homeostat.files import write_bytes
-from homeostat.studies.figures import Axis, Figure
+from homeostat.studies.figures import Axis, Figure, Panels, plots_of
 from homeostat.studies.report.colours import LIGHT, MARKS
 
 _MOST_TICKS = 12
+_APART = 1.6
 
 _MARKS = dict(zip(MARKS, ("o", "s", "D", "^", "P", "*", "v", "h", "X"), strict=True))
 
 
-def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def save_picture(figure: Figure | Panels, path: str | os.PathLike[str]) -> Path:
     """Draw a figure and write it as PNG, whole or not at all.
 
     Raises:
@@ -26,8 +28,28 @@ def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
         raise HomeostatError("pictures need matplotlib: pip install 'homeostat[pictures]'") from error
-    canvas = Canvas(figsize=(7.2, 4.4), dpi=110, layout="constrained")
-    axes: Any = canvas.add_subplot()
+    plots = plots_of(figure)
+    columns = min(len(plots), figure.columns) if isinstance(figure, Panels) else 1
+    rows = -(-len(plots) // columns)
+    size = (7.2, 4.4) if len(plots) == 1 else (4.2 * columns, 3.5 * rows + 0.4)
+    canvas = Canvas(figsize=size, dpi=110, layout="constrained")
+    grid: Any = canvas.subplots(rows, columns, squeeze=False)
+    for plot, axes in zip(plots, grid.flat, strict=False):
+        _draw(plot, axes)
+        if len(plots) > 1:
+            axes.set_title(fill(plot.caption, 44), fontsize=9.5, loc="left")
+    for empty in grid.flat[len(plots) :]:
+        empty.set_visible(False)
+    if len(plots) > 1:
+        canvas.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    elif len(figure.series) > 1:
+        grid.flat[0].legend(frameon=False, fontsize=8, loc="best")
+    sink = io.BytesIO()
+    canvas.savefig(sink, format="png", metadata={"Software": None})
+    return write_bytes(path, sink.getvalue())
+
+
+def _draw(figure: Figure, axes: Any) -> None:
     for place, series in enumerate(figure.series):
         points = [point for point in series.points if point.y == point.y]
         if not points:
@@ -57,7 +79,8 @@ def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
     _dress(axes, "x", figure.x)
     sizes = sorted({point.x for series in figure.series for point in series.points})
     if figure.x.scale == "log" and len(sizes) <= _MOST_TICKS:  # lengths and sizes are read best as what they are
-        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        shown = _apart(sizes)
+        axes.set_xticks(shown, [f"{size:g}" for size in shown])
         axes.minorticks_off()
     _dress(axes, "y", figure.y)
     if figure.level is not None:
@@ -66,11 +89,6 @@ def save_picture(figure: Figure, path: str | os.PathLike[str]) -> Path:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    if len(figure.series) > 1:
-        axes.legend(frameon=False, fontsize=8, loc="best")
-    sink = io.BytesIO()
-    canvas.savefig(sink, format="png", metadata={"Software": None})
-    return write_bytes(path, sink.getvalue())
 
 
 def _dress(axes: Any, name: str, axis: Axis) -> None:
@@ -87,6 +105,15 @@ def _dress(axes: Any, name: str, axis: Axis) -> None:
         getattr(axes, f"set_{name}scale")("log")
     elif axis.range is not None:
         getattr(axes, f"set_{name}lim")(*axis.range)
+
+
+def _apart(places: list[float]) -> list[float]:
+    """Those of some rising places on a logarithmic axis whose labels do not run into one another."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or place >= _APART * kept[-1]:
+            kept.append(place)
+    return kept
 
 
 def _or(value: float | None, instead: float) -> float:

@@ -9,7 +9,7 @@ from homeostat.training.recipe import Optimiser, Recipe
 
 IMAML = Recipe(
     name="imaml",
-    description="implicit MAML: 16 inner steps with a line search, pulled back by 2, 5 conjugate gradient steps",
+    description="implicit MAML: 16 inner steps with a line search, pull of 2 to the start, 5 conjugate-gradient steps",
     task=TaskReference(name="sinusoids"),
     model=MetaConfig(regulariser=2.0),
     start=Own(),
