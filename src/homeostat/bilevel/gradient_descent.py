@@ -83,7 +83,8 @@ class GradientDescent(InnerStep):
         self, objective: Objective, parameters: Any, before: Tensor, gradient: Any, context: Any, size: Tensor
     ) -> Tensor:
         """`(rows,)` step sizes that lower each row's loss enough, or the smallest ones tried."""
-        slope = sum(torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in pytree.tree_leaves(gradient))
+        leaves = pytree.tree_leaves(gradient)
+        slope = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in leaves]).sum(0)
         # Close to a minimum the loss is rounding and would accept anything, so that step sizes would grow without end.
         blind = 0.5 * size * slope <= _UNITS * torch.finfo(before.dtype).eps * before.abs()
         if bool(blind.any()):
@@ -102,7 +103,7 @@ class GradientDescent(InnerStep):
         for _ in range(self.most_halvings):
             after = row_gradients(objective, _moved(parameters, gradient, size), context)
             pairs = zip(pytree.tree_leaves(after), pytree.tree_leaves(gradient), strict=True)
-            short = ~(sum((a * g).flatten(1).sum(1) for a, g in pairs) >= 0)
+            short = ~(torch.stack([(a * g).flatten(1).sum(1) for a, g in pairs]).sum(0) >= 0)
             if not bool(short.any()):
                 break
             size = torch.where(short, 0.5 * size, size)

@@ -54,10 +54,16 @@ class Hypergradient:
     def __repr__(self) -> str:
         leaves = pytree.tree_leaves(self.gradient)
         norm = torch.stack([g.double().square().sum() for g in leaves]).sum().sqrt() if leaves else torch.tensor(0.0)
+        count = sum(g.numel() for g in leaves)
+        of = f"of {count} hyperparameters, norm {float(norm):.3e}"
+        if count == 1:
+            of = next(f"{float(g):.6g}" for g in leaves if g.numel())
+        found = f"{int(self.converged.sum())} of {len(self.losses)} problems converged, inner and adjoint"
+        if self.adjoint is None:
+            found = f"{int(self.solution.converged.sum())} of {len(self.losses)} inner problems converged"
         lines = [
-            f"Hypergradient: value {float(self.value):.6g}, gradient of {sum(g.numel() for g in leaves)} "
-            f"hyperparameters, norm {float(norm):.3e}",
-            f"{int(self.converged.sum())} of {len(self.losses)} problems converged, inner and adjoint",
+            f"Hypergradient: value {float(self.value):.6g}, gradient {of}",
+            found,
             repr(self.solution),
             "No adjoint solve" if self.adjoint is None else repr(self.adjoint),
         ]

@@ -13,7 +13,7 @@ from homeostat.bilevel.gradient_descent import GradientDescent
 from homeostat.bilevel.objective import RowObjective
 from homeostat.bilevel.per_task import PerTask
 from homeostat.bilevel.step import InnerStep
-from homeostat.engine import Gradient, Picard, Solution, Stop, Unrolled, solve
+from homeostat.engine import CG, Gradient, Implicit, Picard, Solution, Stop, Unrolled, solve
 from homeostat.engine.stop import check_option, check_range
 from homeostat.errors import ContractError
 
@@ -140,7 +140,7 @@ class MetaLearner(nn.Module):
         support_targets: Any,
         *,
         stop: Stop,
-        gradient: Gradient,
+        gradient: Gradient = Implicit(CG()),  # noqa: B008 - options are frozen values
     ) -> Solution:
         """Learn the tasks of a batch; each stops by itself.
 
@@ -148,12 +148,15 @@ class MetaLearner(nn.Module):
             support_inputs, support_targets: `(tasks, samples, ...)`.
             stop: `Stop(rtol=0, max_steps=16)` takes 16 inner steps, `Stop(rtol=1e-4)` iterates until a task has
                 converged.
-            gradient: `Implicit()` for implicit MAML, `Unrolled()` for MAML.
+            gradient: `Implicit(CG())` for implicit MAML, with inner steps whose system is symmetric such as gradient
+                descent; `Unrolled()` for MAML.
 
         Returns:
-            The solution of `homeostat.solve`; a task whose data are not finite is DIVERGED and gets no gradient.
+            The solution of `homeostat.solve`; a task whose data are not finite is DIVERGED and gets no gradient. Its
+            answers mean nothing: leave it out of a loss by `solution.status`.
 
         Raises:
+            ContractError: floating data without a dimension for tasks, samples and what a sample is made of.
             ValueError: a gradient of the solution, which without a regulariser does not depend on theta.
         """
         if not self.regulariser and not isinstance(gradient, Unrolled):
@@ -161,6 +164,12 @@ class MetaLearner(nn.Module):
                 f"{type(gradient).__name__} needs a regulariser above 0: without one the solution does not depend on "
                 "the meta-parameters; give the learner one, or use Unrolled()"
             )
+        for name, given in (("support_inputs", support_inputs), ("support_targets", support_targets)):
+            if isinstance(given, Tensor) and given.is_floating_point() and given.ndim < 3:
+                raise ContractError(
+                    f"{name} has shape {tuple(given.shape)}; it must be (tasks, samples, ...), where every sample has a "
+                    "dimension of its own: one task alone is x[None]"
+                )
         context = {"support_inputs": support_inputs, "support_targets": support_targets}
         start = self._begin(len(support_inputs))
         return solve(self.step, start, context, method=Picard(), stop=stop, gradient=gradient)

@@ -27,7 +27,7 @@ def probe_command(
     steps: Annotated[
         int | None, typer.Option(min=2, max=10_000_000, help="Steps of every run; by default what the size needs.")
     ] = None,
-    only: Annotated[str | None, typer.Option(help=f"Some of: {','.join(PARTS)}.")] = None,
+    only: Annotated[str | None, typer.Option(help=f"Some of: {', '.join(PARTS)}.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for probe.json.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of test instances and starts.")] = 0,
     device: Device = "cpu",

@@ -103,8 +103,9 @@ for _name, _entry in STUDIES.items():
 def _parts(study: Study, out: Path, workers: int) -> Table:
     results = ResultsFolder(out)
     table = Table(title=f"{study.title}, preset {study.preset}", title_justify="left")
-    for column in ("part", "sections", "jobs", "done"):
-        table.add_column(column)
+    table.add_column("part", no_wrap=True)
+    for column in ("sections", "jobs, with what they need", "done"):
+        table.add_column(column, overflow="fold")
     table.add_column(f"minutes, {workers} workers", justify="right")
     table.add_column("minutes left", justify="right")
     for part in study.parts:

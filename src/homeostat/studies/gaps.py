@@ -40,12 +40,12 @@ class Gaps:
     def of(cls, curves: Sequence[Curve], values: Values, horizon: int) -> "Gaps":
         """What the jobs found."""
         found = [values(curve) for curve in curves]
-        right = [record.get("correct") for record in found]
+        right = [record["correct"] for record in found if record.get("correct") is not None]
         return cls(
             horizon,
             tuple(found[0]["budgets"]),
             tuple(np.minimum(_matrix(record["loss"], LOST), LOST) for record in found),
-            None if any(r is None for r in right) else tuple(_matrix(r, 0.0) for r in right),
+            tuple(_matrix(r, 0.0) for r in right) if len(right) == len(found) else None,
             tuple(_matrix(record["residual"], math.inf) for record in found),
         )
 

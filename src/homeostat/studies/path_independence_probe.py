@@ -68,7 +68,9 @@ class PathIndependence:
     def __repr__(self) -> str:
         tables = [repr(found) for part in PARTS if (found := getattr(self, _field(part))) is not None]
         lines = [f"{part} not measured: {why}" for part, why in self.missing.items()]
-        return "\n\n".join([*tables, *lines, self.verdict.text[0].upper() + self.verdict.text[1:] + "."])
+        verdict = self.verdict.text[0].upper() + self.verdict.text[1:] + "."
+        asked = self.alignment is not None or self.attack is not None or "alignment" in self.missing
+        return "\n\n".join([*tables, *lines, *([verdict] if asked else [])])
 
     def to_json(self) -> str:
         """Strict JSON: `{"format": 1, "probe": {...}}`, fields as they are called here; what is not finite is null."""
