@@ -148,12 +148,14 @@ class MetaLearner(nn.Module):
             support_inputs, support_targets: `(tasks, samples, ...)`.
             stop: `Stop(rtol=0, max_steps=16)` takes 16 inner steps, `Stop(rtol=1e-4)` iterates until a task has
                 converged.
-            gradient: `Implicit()` for implicit MAML, `Unrolled()` for MAML.
+            gradient: for implicit MAML `Implicit(CG())` (the default `Implicit()` need not settle with the step sizes
+                that a search finds), for MAML `Unrolled()`.
 
         Returns:
             The solution of `homeostat.solve`; a task whose data are not finite is DIVERGED and gets no gradient.
 
         Raises:
+            ContractError: targets of another shape than the outputs, or a loss that is not one number a task.
             ValueError: a gradient of the solution, which without a regulariser does not depend on theta.
         """
         if not self.regulariser and not isinstance(gradient, Unrolled):
@@ -179,6 +181,7 @@ class MetaLearner(nn.Module):
             return None
         outputs, backward = found
         targets = context["support_targets"]
+        self._check(outputs, targets)
         if self.loss is F.mse_loss:
             error = outputs - targets
             slope = error * (2 / error[0].numel())
@@ -189,9 +192,20 @@ class MetaLearner(nn.Module):
 
     def _losses(self, outputs: Any, context: dict[str, Any]) -> Tensor:
         targets = context["support_targets"]
+        self._check(outputs, targets)
         if self.loss is F.mse_loss:  # the same number without a transform
             return (outputs - targets).square().flatten(1).mean(1)
-        return torch.func.vmap(self.loss)(outputs, targets)
+        losses = torch.func.vmap(self.loss)(outputs, targets)
+        if losses.ndim != 1:
+            raise ContractError(f"the loss of a task is one number, not a tensor of shape {tuple(losses.shape[1:])}")
+        return losses
+
+    def _check(self, outputs: Any, targets: Any) -> None:
+        """Two shapes that differ would be broadcast by the squared error, to another loss than anyone meant."""
+        if self.loss is F.mse_loss and outputs.shape != targets.shape:
+            raise ContractError(
+                f"support_targets are of shape {tuple(targets.shape)}, the outputs for them {tuple(outputs.shape)}"
+            )
 
     def _unpacked(self, parameters: Tensor) -> dict[str, Tensor]:
         pieces = parameters.split(self._sizes, 1)
