@@ -96,6 +96,8 @@ def task_section(number_: int, setting: Setting, preset: Preset) -> Section:
     nets = measured(setting, preset)
     claims = claims_of(setting)
     horizon, deep = setting.horizon, round(DEEP * setting.horizon)
+    unrolled = setting.recipe.gradient == "unrolled"
+    graphs = "every one with a graph" if unrolled else "differentiated as a fixed point where they end"
 
     def build(values: Values) -> Content:
         found = {kind: gaps_of(nets, kind, values, horizon) for kind in KINDS}
@@ -121,8 +123,8 @@ def task_section(number_: int, setting: Setting, preset: Preset) -> Section:
         number_,
         setting.part,
         setting.name.capitalize(),
-        f"N = {horizon} steps in expectation, every one with a graph; {len(CELLS)} trainings that differ in whether N "
-        f"is drawn (evenly from {horizon // 2} to {horizon + horizon // 2}) and whether the start is. Judged at "
+        f"N = {horizon} steps in expectation, {graphs}; {len(CELLS)} trainings that differ in whether N is drawn "
+        f"(evenly from {horizon // 2} to {horizon + horizon // 2}) and whether the start is. Judged at "
         f"{deep} steps, fixed beforehand. Harder: {setting.harder}.",
         tuple(claims.values()),
         tuple(job for m in nets for job in m.jobs),
