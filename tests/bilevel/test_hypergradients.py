@@ -319,3 +319,41 @@ def test_it_can_be_read() -> None:
     assert "gradient of 9 hyperparameters" in text
     assert "1 of 1 problems converged, inner and adjoint" in text
     assert "Adjoint" in text
+
+
+def test_from_the_minimum_itself_the_gradient_is_the_same() -> None:
+    h = torch.ones(2, dtype=F64)
+
+    def loss(w: Tensor, h: Tensor) -> Tensor:
+        return 0.5 * (w - 1).square().sum() + 0.5 * (h * w.square()).sum()
+
+    half = torch.full((2,), 0.5, dtype=F64)
+    found = hypergradient(loss, lambda w, h: w.sum(), h, half, step=NonlinearCG(), stop=hs.Stop(rtol=1e-10))
+    torch.testing.assert_close(found.gradient, torch.full((2,), -0.25, dtype=F64))
+    assert bool(found.converged)
+
+
+def test_no_problems_have_no_gradient() -> None:
+    none, h = torch.zeros(0, 2, dtype=F64), torch.ones(2, dtype=F64)
+    found = hypergradient(
+        lambda w, h, c: (w - c).square().sum() + (h * w).square().sum(),
+        lambda w, h, c: w.sum(),
+        h,
+        none,
+        none,
+        step=GradientDescent(0.1),
+    )
+    assert len(found.losses) == 0
+    assert found.gradient.isnan().all()
+
+
+def test_what_cannot_have_a_gradient_is_refused() -> None:
+    h = torch.ones(2, dtype=F64)
+
+    def take(start) -> None:
+        hypergradient(lambda w, h: (w - h).square().sum(), lambda w, h: w.sum(), h, start, step=GradientDescent(0.1))
+
+    with pytest.raises(ContractError, match=r"parameters must be tensors, not 0\.0"):
+        take(0.0)
+    with torch.inference_mode(), pytest.raises(ContractError, match="inference_mode"):
+        take(torch.zeros(2, dtype=F64))

@@ -264,6 +264,7 @@ def test_a_known_gradient_is_used() -> None:
         lambda: ProximalGradient(-0.1, Box()),
         lambda: SoftThreshold(-1.0),
         lambda: SoftThreshold(torch.tensor([1.0, -1.0])),
+        lambda: SoftThreshold(torch.tensor([1.0, float("nan")])),
         lambda: SoftThreshold("much"),  # type: ignore[arg-type]
         lambda: Ball(0.0),
         lambda: Box(1.0, 1.0),

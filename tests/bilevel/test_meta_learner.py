@@ -257,3 +257,17 @@ def test_a_learner_is_a_model_that_can_be_audited() -> None:
 
     found = hs.audit(learner, [(inputs, answers)], steps=[1, 4, 16], judge=Judge(), alignment=False)
     assert "meta-learner" in str(found)
+
+
+def test_targets_that_would_be_broadcast_are_refused() -> None:
+    learner = MetaLearner(nn.Linear(2, 1).double(), regulariser=1.0, inner=GradientDescent(0.1))
+    x, y, _, _ = data(tasks=3, samples=3)  # as many tasks as samples, so that every product of shapes fits
+    with pytest.raises(ContractError, match="support_targets are of shape"):
+        learner.adapt(x, y[..., 0], stop=hs.Stop(), gradient=hs.Implicit())
+
+
+def test_a_loss_that_is_not_one_number_is_refused() -> None:
+    learner = MetaLearner(nn.Linear(2, 1).double(), regulariser=1.0, loss=lambda out, y: (out - y) ** 2)
+    x, y, _, _ = data()
+    with pytest.raises(ContractError, match="the loss of a task is one number"):
+        learner.adapt(x, y, stop=hs.Stop(), gradient=hs.Implicit())

@@ -273,3 +273,16 @@ def test_what_diverged_without_a_tolerance_is_a_failure() -> None:
     weight = torch.tensor(1e40, dtype=F64, requires_grad=True)
     with pytest.warns(ConvergenceWarning, match=r"forward solve left 2 of 2 rows unconverged \(2 DIVERGED\)"):
         solve(lambda z, _: weight * z + 1, torch.zeros(2, 3, dtype=F64), stop=Stop(0, 0.0, 9))
+
+
+@pytest.mark.parametrize("method", [CG(), GMRES(), NormalCG()])
+def test_a_jacobian_that_turns_the_gradient_round_is_solved(method) -> None:
+    # J = -I: the first J^T u + g is exactly 0, and u is not.
+    matrices, g = 2 * torch.eye(3, dtype=F64).expand(2, 3, 3), random(5, 2, 3)
+    stop = Stop(1e-10, max_steps=20)
+    shift = torch.zeros_like(g, requires_grad=True)
+    solution = solve(lambda z, c: c - z, 0 * g, shift, stop=Stop(atol=1e-9), gradient=Implicit(method, stop))
+    (u,) = torch.autograd.grad(solution.state, shift, g)
+    torch.testing.assert_close(u, torch.linalg.solve(matrices.mT, g))
+    assert solution.adjoint is not None
+    assert (solution.adjoint.status == Status.CONVERGED).all()

@@ -14,6 +14,7 @@ from torch import Tensor
 import homeostat as hs
 from homeostat.errors import ContractError, InputError
 from homeostat.probes import ExtraSteps, estimates, extra_steps
+from homeostat.probes.budgets import best_budget
 from homeostat.probes.ranking import rank_correlation
 
 
@@ -445,3 +446,10 @@ def test_the_band_of_known_figures() -> None:
     assert (constant.low, constant.high) == (1, 1)
     assert math.isnan(estimates.together([[2.0]])[0].low)
     assert math.isnan(estimates.together(np.ones((3, 1)), per=[0.0, 0.0, 0.0])[0].value)
+
+
+def test_an_example_that_always_fails_does_not_say_which_budget_is_best() -> None:
+    losses = np.array([[3.0, 1.0, 2.0], [math.nan, math.nan, math.nan], [3.0, 1.0, 2.0]])
+    found = best_budget(losses, [1, 2, 4], higher_is_better=False)
+    assert (found.value, found.count) == (2.0, 2)
+    assert math.isnan(best_budget(losses[1:2], [1, 2, 4], higher_is_better=False).value)

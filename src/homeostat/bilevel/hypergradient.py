@@ -110,7 +110,8 @@ def hypergradient(
         is an approximation.
 
     Raises:
-        ContractError: hyperparameters that are not floating tensors, or a loss that is not a scalar.
+        ContractError: hyperparameters that are not floating tensors, parameters that are not tensors, or a loss that is
+            not a scalar; a call inside `torch.inference_mode()`.
         ConvergenceError: `gradient.on_failure` is `"raise"` and a solve failed, or a loss is not finite.
 
     Source:
@@ -136,6 +137,11 @@ def hypergradient(
             raise ContractError(f"hyperparameters must be floating tensors, not {leaf!r}")
     if not leaves:
         raise ContractError("there are no hyperparameters to take a gradient of")
+    for leaf in pytree.tree_leaves(parameters):
+        if not isinstance(leaf, Tensor):
+            raise ContractError(f"parameters must be tensors, not {leaf!r}")
+    if torch.is_inference_mode_enabled():
+        raise ContractError("there are no gradients inside torch.inference_mode(); torch.no_grad() may stay")
     single = context is None
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_() for x in leaves]

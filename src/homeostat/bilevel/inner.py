@@ -201,7 +201,7 @@ def _over_rows(function: Callable[[Any, Any], Any], context: Any) -> Callable[[A
     dims, spec = pytree.tree_flatten(marked)
 
     def over_rows(parameters: Any, present: Any) -> Any:
-        if _count(parameters) > 1:
+        if _count(parameters) != 1:
             return mapped(parameters, present)
         # One problem alone is spared the transform, which costs several times what a small loss does.
         parts = spec.flatten_up_to(present)

@@ -169,6 +169,8 @@ def _checked(name: str, data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     x, y = data
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(y):
         raise ContractError(f"{name} must be x (examples, features) and y (examples,), not {x.shape} and {y.shape}")
+    if not x.is_floating_point():
+        raise ContractError(f"{name} has features of {x.dtype}; floating ones are needed")
     if not bool(torch.isfinite(x).all()):
         raise ContractError(f"{name} has features that are not finite")
     if not bool(((y == 0) | (y == 1)).all()):

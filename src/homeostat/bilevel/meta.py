@@ -157,6 +157,7 @@ class MetaLearner(nn.Module):
 
         Raises:
             ContractError: floating data without a dimension for tasks, samples and what a sample is made of.
+            ContractError: targets of another shape than the outputs, or a loss that is not one number a task.
             ValueError: a gradient of the solution, which without a regulariser does not depend on theta.
         """
         if not self.regulariser and not isinstance(gradient, Unrolled):
@@ -167,8 +168,8 @@ class MetaLearner(nn.Module):
         for name, given in (("support_inputs", support_inputs), ("support_targets", support_targets)):
             if isinstance(given, Tensor) and given.is_floating_point() and given.ndim < 3:
                 raise ContractError(
-                    f"{name} has shape {tuple(given.shape)}; it must be (tasks, samples, ...), where every sample has a "
-                    "dimension of its own: one task alone is x[None]"
+                    f"{name} has shape {tuple(given.shape)}; it must be (tasks, samples, ...), where a sample has "
+                    "a dimension of its own: one task alone is x[None]"
                 )
         context = {"support_inputs": support_inputs, "support_targets": support_targets}
         start = self._begin(len(support_inputs))
@@ -188,6 +189,7 @@ class MetaLearner(nn.Module):
             return None
         outputs, backward = found
         targets = context["support_targets"]
+        self._check(outputs, targets)
         if self.loss is F.mse_loss:
             error = outputs - targets
             slope = error * (2 / error[0].numel())
@@ -198,9 +200,20 @@ class MetaLearner(nn.Module):
 
     def _losses(self, outputs: Any, context: dict[str, Any]) -> Tensor:
         targets = context["support_targets"]
+        self._check(outputs, targets)
         if self.loss is F.mse_loss:  # the same number without a transform
             return (outputs - targets).square().flatten(1).mean(1)
-        return torch.func.vmap(self.loss)(outputs, targets)
+        losses = torch.func.vmap(self.loss)(outputs, targets)
+        if losses.ndim != 1:
+            raise ContractError(f"the loss of a task is one number, not a tensor of shape {tuple(losses.shape[1:])}")
+        return losses
+
+    def _check(self, outputs: Any, targets: Any) -> None:
+        """Two shapes that differ would be broadcast by the squared error, to another loss than anyone meant."""
+        if self.loss is F.mse_loss and outputs.shape != targets.shape:
+            raise ContractError(
+                f"support_targets are of shape {tuple(targets.shape)}, the outputs for them {tuple(outputs.shape)}"
+            )
 
     def _unpacked(self, parameters: Tensor) -> dict[str, Tensor]:
         pieces = parameters.split(self._sizes, 1)

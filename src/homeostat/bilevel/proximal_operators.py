@@ -31,7 +31,7 @@ class SoftThreshold:
 
     def __post_init__(self) -> None:
         if isinstance(self.weight, Tensor):
-            if bool((self.weight < 0).any()):
+            if not bool((self.weight >= 0).all()):  # a NaN is neither
                 raise ValueError("weight must be 0 or more in every entry")
         elif not callable(self.weight):
             check_range("weight", self.weight, 0, "a number, 0 or more, a tensor, or a function of the context")

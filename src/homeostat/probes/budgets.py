@@ -64,7 +64,8 @@ def best_budget(
 ) -> Estimate:
     """The budget of the best mean of `(examples, budgets)`, the smallest one of equals, and where it lies over
     bootstrap samples of the examples (1,000). NaN stands for a failure, and is worse than anything, so that no budget
-    wins by losing examples; of a share hand over 0 in its place.
+    wins by losing examples; of a share hand over 0 in its place. An example that failed at every budget prefers none
+    and is left out; where none is left the budget is NaN.
 
     The best one is chosen afterwards, and its figure is too good.
 
@@ -76,6 +77,9 @@ def best_budget(
         >>> best_budget(losses, [1, 2, 4], higher_is_better=False)
         2.000 [2.000, 2.000] n=2
     """
+    values = values[~np.isnan(values).all(1)]
+    if not len(values):
+        return Estimate(math.nan, math.nan, math.nan, 0)
     values = np.where(np.isnan(values), -math.inf if higher_is_better else math.inf, values)
 
     def place(chosen: np.ndarray) -> int:

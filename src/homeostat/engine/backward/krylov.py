@@ -67,7 +67,8 @@ def solve_by_cycles(
         changes, sizes, relative = residuals(u, after)
         steps[rows] += measuring
         residual[rows] = relative.to(wide)
-        diverged = out_of_bounds(after, sizes) | ~torch.isfinite(relative)
+        # Not by the relative residual: `J^T u + g` may be 0 where u is not, a point on the way like any other.
+        diverged = out_of_bounds([*after, *changes], [*sizes, *changes])
         met = torch.ones_like(diverged)
         for change, size in zip(changes, sizes, strict=True):
             met &= change <= stop.atol + stop.rtol * size

@@ -209,7 +209,7 @@ class _Seen:
             failed = np.isnan(losses)
             changes = _changes(losses, place)
             best = best_budget(losses, self._budgets, higher_is_better=False, seed=self._seed)
-            best = _point(best) if whole else best
+            best = None if not best.count else _point(best) if whole else best
             rounding = _UNITS * self._unit * max((abs(_mean(column)) for column in losses.T), default=0.0)
             if "first-order prediction" not in self._missing:
                 first = self._first_order(np.concatenate(self._predicted), losses, changes, place)

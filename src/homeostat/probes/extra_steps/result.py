@@ -94,7 +94,8 @@ class StepsCurve:
     rows: tuple[StepsRow, ...]
     best: Estimate | None
     """The budget of the least mean loss, the smallest one of equals; the interval is where it lies over bootstrap
-    samples. Chosen afterwards: measure its loss on other examples."""
+    samples. Of the examples that are finite at some budget; None without one. Chosen afterwards: measure its loss on
+    other examples."""
     rounding: float
     """Of the loss: 4 units in the last place of its largest mean on this curve. A smaller D says nothing."""
     first_order: FirstOrder | None

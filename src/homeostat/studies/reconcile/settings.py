@@ -1,8 +1,8 @@
 """The tasks of the study, and the four ways in which a net of each is trained.
 
 Within a task the four trainings differ in two things alone: whether the number of steps is N or drawn around N, and
-whether the start is one and the same or drawn. The expected number of steps is N in all of them, and every step keeps
-its graph.
+whether the start is one and the same or drawn. The expected number of steps is N in all of them. On prefix sums and
+mazes every step keeps its graph; the sinusoids' implicit gradient is that of a fixed point, taken where the steps end.
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from homeostat.probes.report.words import number
 from homeostat.probes.results import Estimate
-from homeostat.studies.claims import Above, Below, Claim, decide
+from homeostat.studies.claims import Above, Below, Claim, Given, decide
 from homeostat.studies.figures import Axis, Figure, Panels, Point, Series, Table
 from homeostat.studies.gaps import Gaps
 from homeostat.studies.reading import alignment, cosines, in_figures, in_percent, nulls
@@ -66,6 +66,7 @@ def claims_of(setting: Setting) -> dict[str, Claim]:
             "no figure: neither paper has it",
             f"{gap}; nothing is up to {setting.margin:g}",
             Below(setting.margin),
+            Given("a penalty with neither", Above(0.0)),
         ),
         "harder": Claim(
             f"{setting.name}: with both, harder inputs gain",
@@ -96,6 +97,8 @@ def task_section(number_: int, setting: Setting, preset: Preset) -> Section:
     nets = measured(setting, preset)
     claims = claims_of(setting)
     horizon, deep = setting.horizon, round(DEEP * setting.horizon)
+    unrolled = setting.recipe.gradient == "unrolled"
+    graphs = "every one with a graph" if unrolled else "differentiated as a fixed point where they end"
 
     def build(values: Values) -> Content:
         found = {kind: gaps_of(nets, kind, values, horizon) for kind in KINDS}
@@ -107,7 +110,7 @@ def task_section(number_: int, setting: Setting, preset: Preset) -> Section:
             decide(claims["penalty"], by_name[NEITHER]),
             decide(claims["random N"], [("all seeds", effect(changes[RANDOM_N], changes[NEITHER]))]),
             decide(claims["random start"], [("all seeds", effect(changes[RANDOM_START], changes[NEITHER]))]),
-            decide(claims["removed"], by_name[BOTH]),
+            decide(claims["removed"], by_name[BOTH], given=by_name[NEITHER]),
             decide(claims["harder"], [("all seeds", _gain(setting, found["harder"][BOTH], deep))]),
             decide(claims["harder, against neither"], [("all seeds", effect(gains[BOTH], gains[NEITHER]))]),
         )
@@ -121,8 +124,8 @@ def task_section(number_: int, setting: Setting, preset: Preset) -> Section:
         number_,
         setting.part,
         setting.name.capitalize(),
-        f"N = {horizon} steps in expectation, every one with a graph; {len(CELLS)} trainings that differ in whether N "
-        f"is drawn (evenly from {horizon // 2} to {horizon + horizon // 2}) and whether the start is. Judged at "
+        f"N = {horizon} steps in expectation, {graphs}; {len(CELLS)} trainings that differ in whether N is drawn "
+        f"(evenly from {horizon // 2} to {horizon + horizon // 2}) and whether the start is. Judged at "
         f"{deep} steps, fixed beforehand. Harder: {setting.harder}.",
         tuple(claims.values()),
         tuple(job for m in nets for job in m.jobs),

@@ -22,7 +22,7 @@ SWITCH = Claim(
 )
 HURT = Claim(
     "images: more steps raise the training loss",
-    "More steps than in training raise the loss on training images",
+    "The most steps of the test, far more than in training, raise the loss on training images",
     "overparametrised: D >= 0",
     f"D at the most steps, training images: {_LOSS} less that at N",
     Above(0.0),

@@ -1,6 +1,7 @@
 """Section 3: how the penalty grows with overparametrisation, by number of tasks and by width."""
 
 import math
+from collections.abc import Callable
 
 from homeostat.probes.report.words import number
 from homeostat.studies.claims import Above, Below, Claim, decide
@@ -65,7 +66,7 @@ def section_3(preset: Preset) -> Section:
             return [("nets", rank_correlation(xs, [penalty(one) for one in nets]).spearman)]
 
         claims = (
-            decide(FITTED, related(every, [fitted(one) for one in every]), _NOTE),
+            decide(FITTED, related(every, [fitted(one) for one in every]), f"{_alone(every, gaps, horizon)} {_NOTE}"),
             decide(FEWER, related(by_tasks, [float(one.tasks or math.inf) for one in by_tasks]), _NOTE),
             decide(WIDER, related(by_width, [float(one.width) for one in by_width]), _NOTE),
         )
@@ -102,6 +103,14 @@ def section_3(preset: Preset) -> Section:
         tuple(job for one in every for job in one.jobs),
         build,
     )
+
+
+def _alone(every: list[Learner], gaps: Callable[[Learner], Gaps], horizon: int) -> str:
+    """What the training loss has to do with D itself, in words: a quotient falls with its own denominator."""
+    found = [gaps(one) for one in every]
+    d = [float(one.gap(2 * horizon).value) for one in found]
+    alone = rank_correlation([one.loss(horizon).value for one in found], d).spearman
+    return f"D is divided by the loss that it is related to; D alone, undivided: {in_figures(alone, 2)}."
 
 
 def _name(tasks: int | None, width: int) -> str:
