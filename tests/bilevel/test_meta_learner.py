@@ -271,3 +271,10 @@ def test_a_loss_that_is_not_one_number_is_refused() -> None:
     x, y, _, _ = data()
     with pytest.raises(ContractError, match="the loss of a task is one number"):
         learner.adapt(x, y, stop=hs.Stop(), gradient=hs.Implicit())
+
+
+def test_one_task_without_its_dimension_is_refused() -> None:
+    learner = MetaLearner(nn.Linear(2, 1).double(), regulariser=1.0)
+    x, y, _, _ = data()
+    with pytest.raises(ContractError, match=r"one task alone is x\[None\]"):
+        learner.adapt(x[0], y[0], stop=hs.Stop())

@@ -42,7 +42,10 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(recipe: Recipe, tm
 
 def test_training_lowers_the_loss_of_new_tasks(tmp_path: Path) -> None:
     recipe = get_recipe("maml").changed(
-        steps=60, batch=10, depth=FixedDepth(steps=1), model=MetaConfig(inner=MLPInner(widths=(20, 20)))
+        steps=60,
+        batch=10,
+        depth=FixedDepth(steps=1),
+        model=MetaConfig(inner=MLPInner(widths=(20, 20), initialisation="uniform")),
     )
     trained = train(recipe, tmp_path).model
     batch = Sinusoids().sample(10, 200, split="test", seed=0)
@@ -77,7 +80,7 @@ def test_the_start_is_the_weights_themselves() -> None:
 def test_weights_may_begin_lecun_normal_and_biases_at_zero() -> None:
     torch.manual_seed(0)
     module = MLPInner(inputs=50, widths=(400,), initialisation="lecun-normal").build()
-    weight, bias = module[0].weight, module[0].bias  # type: ignore[index]
+    weight, bias = module[0].weight.detach(), module[0].bias.detach()  # type: ignore[index]
     assert float(weight.var()) == pytest.approx(1 / 50, rel=0.05)
     assert float(weight.abs().max()) <= 2 / math.sqrt(50) / 0.8796 + 1e-6
     assert not bias.any()

@@ -165,12 +165,11 @@ class MetaLearner(nn.Module):
                 f"{type(gradient).__name__} needs a regulariser above 0: without one the solution does not depend on "
                 "the meta-parameters; give the learner one, or use Unrolled()"
             )
-        for name, given in (("support_inputs", support_inputs), ("support_targets", support_targets)):
-            if isinstance(given, Tensor) and given.is_floating_point() and given.ndim < 3:
-                raise ContractError(
-                    f"{name} has shape {tuple(given.shape)}; it must be (tasks, samples, ...), where a sample has "
-                    "a dimension of its own: one task alone is x[None]"
-                )
+        if isinstance(support_inputs, Tensor) and support_inputs.is_floating_point() and support_inputs.ndim < 3:
+            raise ContractError(
+                f"support_inputs are of shape {tuple(support_inputs.shape)}; they must be (tasks, samples, ...), where a "
+                "sample has a dimension of its own: one task alone is x[None]"
+            )
         context = {"support_inputs": support_inputs, "support_targets": support_targets}
         start = self._begin(len(support_inputs))
         return solve(self.step, start, context, method=Picard(), stop=stop, gradient=gradient)

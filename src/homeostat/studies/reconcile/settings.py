@@ -8,6 +8,7 @@ mazes every step keeps its graph; the sinusoids' implicit gradient is that of a 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from homeostat.models.meta import MetaConfig, MLPInner
 from homeostat.models.starts import Mixed, Own, Perturbed, Start, Zeros
 from homeostat.studies.measures import Aligned, Curve
 from homeostat.studies.nets import Net
@@ -89,7 +90,11 @@ def settings() -> tuple[Setting, ...]:
         steps=800,
         predict_damping=1.0,
     )
-    sines = get_recipe("imaml").changed(instances=3, batch=3)
+    sines = get_recipe("imaml").changed(
+        instances=3,
+        batch=3,
+        model=MetaConfig(inner=MLPInner(initialisation="lecun-normal"), regulariser=2.0),
+    )
     return (
         Setting(
             name="prefix sums",

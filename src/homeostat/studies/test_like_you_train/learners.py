@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from homeostat.models.meta import MetaConfig
+from homeostat.models.meta import MetaConfig, MLPInner
 from homeostat.studies.measures.curve import Curve
 from homeostat.studies.nets import Net
 from homeostat.studies.test_like_you_train.presets import Preset
@@ -49,9 +49,9 @@ def learner(preset: Preset, *, tasks: int | None, horizon: int, seed: int, width
     """One learner. What differs from the published protocol is in its arguments alone."""
     reference = get_recipe("imaml")
     assert isinstance(reference.model, MetaConfig)
-    model = reference.model.model_copy(
-        update={"inner": reference.model.inner.model_copy(update={"widths": (width, width)})}
-    )
+    # Weights as in the published protocol. Its settings are those of the recipe otherwise.
+    inner = MLPInner(widths=(width, width), initialisation="lecun-normal")
+    model = reference.model.model_copy(update={"inner": inner})
     size = "" if width == REFERENCE_WIDTH else f", width {width}"
     recipe = reference.changed(
         name=f"imaml of {tasks_words(tasks)}, N = {horizon}{size}",
