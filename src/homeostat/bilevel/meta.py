@@ -167,8 +167,8 @@ class MetaLearner(nn.Module):
             )
         if isinstance(support_inputs, Tensor) and support_inputs.is_floating_point() and support_inputs.ndim < 3:
             raise ContractError(
-                f"support_inputs are of shape {tuple(support_inputs.shape)}; they must be (tasks, samples, ...), where a "
-                "sample has a dimension of its own: one task alone is x[None]"
+                f"support_inputs are of shape {tuple(support_inputs.shape)}; they must be (tasks, samples, ...), where "
+                "a sample has a dimension of its own: one task alone is x[None]"
             )
         context = {"support_inputs": support_inputs, "support_targets": support_targets}
         start = self._begin(len(support_inputs))
