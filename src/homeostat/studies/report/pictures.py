@@ -78,8 +78,10 @@ def _draw(figure: Figure, axes: Any) -> None:
         )
     _dress(axes, "x", figure.x)
     sizes = sorted({point.x for series in figure.series for point in series.points})
-    if figure.x.scale == "log" and len(sizes) <= _MOST_TICKS:  # lengths and sizes are read best as what they are
-        shown = _apart(sizes)
+    shown = _apart(sizes)
+    whole = all(size == int(size) for size in sizes)
+    # Lengths, sizes and budgets are read best as what they are.
+    if figure.x.scale == "log" and len(shown) <= _MOST_TICKS and (whole or len(sizes) <= _MOST_TICKS):
         axes.set_xticks(shown, [f"{size:g}" for size in shown])
         axes.minorticks_off()
     _dress(axes, "y", figure.y)
