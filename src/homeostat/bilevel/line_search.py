@@ -36,7 +36,8 @@ def backtrack(
         >>> backtrack(steep, start, steep(start, None), 16 * start, None, torch.ones(1), most=15)
         tensor([0.0625])
     """
-    slope = sum(torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in pytree.tree_leaves(gradient))
+    leaves = pytree.tree_leaves(gradient)
+    slope = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in leaves]).sum(0)
     rows = _Rows(objective, parameters, gradient, context, values, slope)
     # Close to a minimum the loss is rounding and would accept anything, so that step sizes would grow without end.
     blind = 0.5 * size * slope <= _UNITS * torch.finfo(values.dtype).eps * values.abs()
@@ -128,7 +129,7 @@ def _by_slopes(rows: _Rows, size: Tensor, most: int) -> Tensor:
     for _ in range(most):
         after = row_gradients(rows.objective, moved(rows.parameters, rows.gradient, size), rows.context)
         pairs = zip(pytree.tree_leaves(after), pytree.tree_leaves(rows.gradient), strict=True)
-        short = ~(sum((a * g).flatten(1).sum(1) for a, g in pairs) >= 0)
+        short = ~(torch.stack([(a * g).flatten(1).sum(1) for a, g in pairs]).sum(0) >= 0)
         if not bool(short.any()):
             break
         size = torch.where(short, 0.5 * size, size)
