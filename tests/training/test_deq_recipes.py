@@ -9,7 +9,8 @@ import torch
 
 from homeostat.engine import GMRES, Implicit, Picard, Stop, Unrolled
 from homeostat.models import MultiscaleConfig, SequenceConfig, load
-from homeostat.tasks import Images, Text
+from homeostat.studies.task_audit import audit_checkpoint
+from homeostat.tasks import Images, Text, get_task
 from homeostat.training import FixedDepth, Recipe, TrainingEvent, get_recipe, train
 from homeostat.training.gradient import solver_options
 
@@ -75,3 +76,15 @@ def test_the_record_says_how_far_from_converged_it_ended(name: str, tmp_path: Pa
     train(small(f"{name}-unrolled"), tmp_path / "unrolled")
     record = json.loads((tmp_path / "unrolled" / "config.json").read_text())["training"]
     assert "last_residuals" not in record
+
+
+@pytest.mark.parametrize(("name", "size"), [("multiscale-digits", 3), ("sequence-text", 9)])
+def test_an_audit_judges_them(name: str, size: int, tmp_path: Path) -> None:
+    train(small(name, steps=2), tmp_path)
+    checkpoint = load(tmp_path)
+    task = get_task(checkpoint.config.task.name)
+    found = audit_checkpoint(checkpoint, task, {size: 5}, steps=[1, 3])
+    difficulty = found.difficulty(f"{size} {task.size_name}")
+    assert difficulty.count == 5
+    assert {a.start for a in difficulty.alignments} >= {"swapped"}
+    assert repr(found)
