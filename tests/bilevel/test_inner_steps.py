@@ -274,3 +274,10 @@ def test_a_known_gradient_is_used() -> None:
 def test_impossible_settings_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match="must be"):
         wrong()
+
+
+def test_the_projection_of_what_is_far_outside_a_ball() -> None:
+    far = torch.tensor([[1e30, 1.0], [3e30, 4e30]])
+    assert torch.allclose(Ball(1.0)(far, 1.0, None), torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
+    point = torch.tensor([[3000.0, 4000.0]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p: Ball(1.0)(p, 1.0, None), (point,))

@@ -278,3 +278,10 @@ def test_one_task_without_its_dimension_is_refused() -> None:
     x, y, _, _ = data()
     with pytest.raises(ContractError, match=r"one task alone is x\[None\]"):
         learner.adapt(x[0], y[0], stop=hs.Stop())
+
+
+def test_a_task_without_samples_is_refused() -> None:
+    learner = MetaLearner(nn.Linear(2, 1).double(), regulariser=1.0)
+    x, y, _, _ = data()
+    with pytest.raises(ContractError, match="without support samples"):
+        learner.adapt(x[:, :0], y[:, :0], stop=hs.Stop())

@@ -170,6 +170,8 @@ class MetaLearner(nn.Module):
                 f"support_inputs are of shape {tuple(support_inputs.shape)}; they must be (tasks, samples, ...), where "
                 "a sample has a dimension of its own: one task alone is x[None]"
             )
+        if isinstance(support_inputs, Tensor) and support_inputs.ndim > 1 and not support_inputs.shape[1]:
+            raise ContractError("a task without support samples has nothing to learn from: give it one at least")
         context = {"support_inputs": support_inputs, "support_targets": support_targets}
         start = self._begin(len(support_inputs))
         return solve(self.step, start, context, method=Picard(), stop=stop, gradient=gradient)

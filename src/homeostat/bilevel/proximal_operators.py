@@ -65,6 +65,11 @@ class Ball:
         check_range("radius", self.radius, 1e-30, "above 0")
 
     def __call__(self, parameters: Any, step_size: float, context: Any) -> Any:
+        leaves = [p.flatten(1) for p in pytree.tree_leaves(parameters)]
+        largest = torch.stack([p.detach().abs().amax(1) for p in leaves]).amax(0)
+        # Squares of large numbers would overflow: what is far outside is brought near first.
+        scale = torch.where(largest > 1e3 * self.radius, self.radius / largest, 1)
+        parameters = pytree.tree_map(lambda p: p * scale.view(-1, *[1] * (p.ndim - 1)), parameters)
         squares = torch.stack([p.flatten(1).square().sum(1) for p in pytree.tree_leaves(parameters)]).sum(0)
         outside = squares > self.radius**2
         # The root of an ordinary number where nothing is scaled, so that no derivative of a root at 0 is taken.
