@@ -60,7 +60,7 @@ def test_attention_is_the_one_that_is_written_out():
 
     def turned(vector: torch.Tensor, place: int) -> list[complex]:
         """Pairs of entries as complex numbers, turned by an angle for each pair."""
-        pairs = [complex(float(vector[i]), float(vector[i + 3])) for i in range(3)]
+        pairs = [complex(float(vector[i].detach()), float(vector[i + 3].detach())) for i in range(3)]
         return [
             pair * complex(math.cos(place * w), math.sin(place * w))
             for pair, w in zip(pairs, (10_000.0 ** (-i / 3) for i in range(3)), strict=True)
