@@ -134,6 +134,17 @@ class Measured:
             if horizon < self.deepest
         ]
 
+    def fits(self) -> str:
+        """What training reached with either gradient, without which a difference of D says little, in words."""
+        found = [
+            f"N = {horizon}: "
+            + ", ".join(
+                f"{self.gaps('training', kind, horizon).loss(horizon).value:.3g} ({kind})" for kind in GRADIENTS
+            )
+            for horizon in self.horizons
+        ]
+        return f"Training loss at N, by which a net that learnt less has less to lose: {'; '.join(found)}."
+
     def minima(self) -> str:
         """Where the training loss of each net is lowest, in words."""
         return "; ".join(

@@ -68,7 +68,7 @@ def section_4(preset: Preset) -> Section:
                     if horizon < found.deepest
                 ],
             ),
-            decide(FREER, found.unrolled_less_implicit()),
+            decide(FREER, found.unrolled_less_implicit(), found.fits()),
         )
         figure = found.panels(
             "images",

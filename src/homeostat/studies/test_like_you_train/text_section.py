@@ -65,7 +65,7 @@ def section_5(preset: Preset) -> Section:
             decide(SWITCH, found.lowest_at_horizon(), f"Minima by seed: {found.minima()}."),
             decide(HURT, found.deep_gaps("training")),
             decide(HELD_OUT, found.deep_gaps("held-out")),
-            decide(FREER, found.unrolled_less_implicit()),
+            decide(FREER, found.unrolled_less_implicit(), found.fits()),
         )
         figure = found.panels(
             "text",
