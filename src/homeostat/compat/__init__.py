@@ -1,0 +1,1 @@
+"""Compatibility: the interfaces of other libraries on our engine."""

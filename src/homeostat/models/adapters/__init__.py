@@ -1,0 +1,1 @@
+"""Adapters: other people's models, as models of five functions. Each says what a step is and what it costs."""

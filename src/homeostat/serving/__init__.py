@@ -1,0 +1,1 @@
+"""Serving: answers over HTTP, examples joining and leaving a running batch."""
