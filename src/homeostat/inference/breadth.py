@@ -114,10 +114,3 @@ def widen(context: Any, starts: int) -> Any:
         for x, kind in zip(leaves, layout.kinds, strict=True)
     ]
     return pytree.tree_unflatten(wide, layout.spec)
-
-
-def of_runs(values: Any, chosen: Tensor) -> Any:
-    """From `(starts * rows, ...)` leaves those of the chosen run of each row, `(rows, ...)`."""
-    rows = len(chosen)
-    place = chosen * rows + torch.arange(rows, device=chosen.device)
-    return pytree.tree_map(lambda leaf: leaf[place.to(leaf.device)], values)

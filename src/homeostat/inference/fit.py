@@ -120,7 +120,7 @@ def fit_stopping(
         chain = _cheapest_first(found, max_mean_steps)
 
         def p_value(one: Candidate) -> float:
-            worst = one.max_steps * (one.cost / float(one.stops.mean()))
+            worst = one.max_steps * one.most_a_step
             return hoeffding_bentkus_p_value(one.cost / worst, len(one.stops), max_mean_steps / worst)
 
     judged = [_again(judger, one, reference) for one in chain]
