@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from homeostat.errors import InputError
+
 _STRIDE = 0x9E3779B97F4A7C15 - 2**64  # as signed numbers: torch has no arithmetic on unsigned ones
 _FIRST = 0xBF58476D1CE4E5B9 - 2**64
 _SECOND = 0x94D049BB133111EB - 2**64
@@ -35,12 +37,17 @@ def fingerprints(inputs: object) -> Tensor:
     Args:
         inputs: a tensor or a nest of tensors, batch first.
 
+    Raises:
+        InputError: there is no tensor.
+
     Example:
         >>> a, b = fingerprints(torch.tensor([[1, 2], [2, 1]]))
         >>> bool(a == fingerprints(torch.tensor([[1, 2]]))[0]), bool(a == b)
         (True, False)
     """
-    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    if not leaves:
+        raise InputError("inputs must be a tensor or a nest of tensors, batch first")
     keys = torch.zeros(len(leaves[0]), dtype=torch.int64, device=leaves[0].device)
     for leaf in leaves:
         flat = leaf.detach().reshape(len(leaf), -1)

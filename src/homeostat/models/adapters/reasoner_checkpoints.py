@@ -247,5 +247,4 @@ def _known(facts: Mapping[str, Any], key: str, path: Path) -> Any:
 
 
 def _layers(tensors: Mapping[str, Tensor], level: str) -> int:
-    numbers = [key.split(".")[2] for key in tensors if key.startswith(f"{level}.layers.")]
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+    return len({key.split(".")[2] for key in tensors if key.startswith(f"{level}.layers.")})

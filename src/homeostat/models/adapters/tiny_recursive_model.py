@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from homeostat.errors import ContractError, InputError
 from homeostat.models.adapters.token_answers import TokenAnswers
-from homeostat.models.contract import IteratedModel
+from homeostat.models.contract import IteratedModel, check_attributes
 from homeostat.models.starts import Start
 
 _NEEDED = (
@@ -99,7 +99,5 @@ def tiny_recursive_model(
         raise ContractError(
             f"{type(net).__name__} has no {missing[0]}; give a TinyRecursiveModel of the package tiny-recursive-model"
         )
-    whole = isinstance(trained_steps, int) and not isinstance(trained_steps, bool) and trained_steps > 0
-    if trained_steps is not None and not whole:
-        raise ContractError(f"trained_steps must be None or a whole number above 0, not {trained_steps!r}")
+    check_attributes(trained_steps)
     return TinyRecursive(net, trained_steps=trained_steps, name=name)
