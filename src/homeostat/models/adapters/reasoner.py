@@ -208,7 +208,7 @@ class Reasoner(TokenAnswers, nn.Module, IteratedModel):
                     "identifiers), identifiers (batch,)"
                 )
             puzzles = tokens.new_zeros(len(tokens))
-        puzzles = _whole(puzzles, "puzzle identifiers", f"({len(tokens)},)", 1, c.puzzles)
+        puzzles = _whole(puzzles, "puzzle identifiers", f"numbers ({len(tokens)},)", 1, c.puzzles)
         if len(puzzles) != len(tokens):
             raise InputError(f"there are {len(puzzles)} puzzle identifiers for {len(tokens)} examples")
         return tokens, puzzles
@@ -282,7 +282,7 @@ class Reasoner(TokenAnswers, nn.Module, IteratedModel):
 def _whole(values: Any, what: str, shape: str, dimensions: int, bound: int) -> Tensor:
     if not isinstance(values, Tensor) or values.ndim != dimensions or values.is_floating_point():
         found = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(f"{what} must be integers {shape}, not {found}")
+        raise InputError(f"{what} must be {shape}, integers, not {found}")
     if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < bound:
         raise InputError(f"{what} must be from 0 to {bound - 1}, not {int(values.min())} to {int(values.max())}")
     return values.long()

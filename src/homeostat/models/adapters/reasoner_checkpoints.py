@@ -195,9 +195,7 @@ def _config(family: Any, tensors: dict[str, Tensor], facts: dict[str, Any], path
 
     has_upper = any(key.startswith("H_level.") for key in tensors)
     if has_upper != (family == "hrm"):
-        other = (
-            "has H_level, so that it is of HRM: use load_hrm" if has_upper else "has no H_level, so that it is no HRM"
-        )
+        other = "has H_level, and is of HRM: use load_hrm" if has_upper else "has no H_level, and is no HRM"
         raise CheckpointError(f"{path} {other}")
     first, told = "L_level.layers.0", {}
     told["vocab_size"], told["hidden_size"] = shape("embed_tokens.embedding_weight")
@@ -217,9 +215,7 @@ def _config(family: Any, tensors: dict[str, Tensor], facts: dict[str, Any], path
     facts = {key: "none" if key == "pos_encodings" and value is None else value for key, value in facts.items()}
     for key in ("hidden_size", "vocab_size", "L_layers", "pos_encodings", *(["H_layers"] if has_upper else [])):
         if key in facts and key in told and facts[key] != told[key]:
-            raise CheckpointError(
-                f"{path}: {key} is {told[key]} by its tensors, and {facts[key]!r} by its configuration"
-            )
+            raise CheckpointError(f"{path}: {key} is {told[key]} by its tensors, {facts[key]!r} by its configuration")
     if facts.get("mlp_t", not attention) is attention:
         raise CheckpointError(f"{path}: mlp_t is {facts['mlp_t']} in its configuration, and its tensors say otherwise")
     needed = ["H_cycles", "L_cycles"]
