@@ -7,9 +7,9 @@ import homeostat as hs
 from homeostat.models.adapters import tiny_recursive_model
 
 torch.manual_seed(0)
-net = TinyRecursiveModel(dim=16, num_tokens=10, network=MLPMixer1D(dim=16, depth=2, seq_len=24))
+net = TinyRecursiveModel(dim=16, num_tokens=10, network=MLPMixer1D(dim=16, depth=1, seq_len=24))
 # Here: net.load_state_dict(torch.load("weights.pt", weights_only=True)). Without it the weights are random.
-tokens = torch.randint(10, (64, 24))
+tokens = torch.randint(10, (32, 24))
 examples = {"24 tokens": [(tokens, tokens.flip(1))]}  # batches (inputs, targets) by the name of their difficulty
-audit = hs.audit(tiny_recursive_model(net, trained_steps=12), examples, steps=[1, 3, 6, 12, 24, 48])
+audit = hs.audit(tiny_recursive_model(net, trained_steps=12), examples, steps=[1, 3, 6, 12, 24])
 print(audit)

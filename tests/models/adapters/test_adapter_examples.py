@@ -1,5 +1,6 @@
 """The examples of the guide to adapters run as they stand."""
 
+import re
 import runpy
 import sys
 import warnings
@@ -30,6 +31,19 @@ def test_auditing_a_tiny_recursive_model_takes_at_most_15_lines(capsys: pytest.C
     printed = capsys.readouterr().out
     assert "tiny-recursive-model: exact accuracy" in printed
     assert "trained horizon: 12 steps" in printed
+
+
+def test_the_guide_shows_what_the_examples_hold_and_its_energy_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (EXAMPLES.parent / "docs" / "adapters.md").read_text(encoding="utf-8")
+    audit, loading, energy, loop = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert audit.strip() in (EXAMPLES / "audit_tiny_recursive_model.py").read_text(encoding="utf-8")
+    assert "load_trm" in loading  # needs files that only their owners have
+    exec(compile(energy, "adapters.md", "exec"), {})
+    assert capsys.readouterr().out == "1.0 True\n"
+    module = re.search(r"class Flood.*?> 0\.5\n", loop, re.DOTALL)
+    assert module is not None
+    assert module[0] in (EXAMPLES / "loop_taken_apart.py").read_text(encoding="utf-8")
+    exec(compile(loop, "adapters.md", "exec"), {"__name__": "adapters"})
 
 
 def test_the_loop_taken_apart_is_the_loop() -> None:

@@ -45,9 +45,17 @@ def convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return found
 
 
-def reference(weights: dict[str, np.ndarray], x: np.ndarray, steps: int) -> list[np.ndarray]:
+def grouped(x: np.ndarray) -> np.ndarray:
+    """Every quarter of the channels at mean 0 and variance 1."""
+    groups = x.reshape(4, -1)
+    groups = groups - groups.mean(1, keepdims=True)
+    return (groups / np.sqrt((groups**2).mean(1, keepdims=True) + 1e-5)).reshape(x.shape)
+
+
+def reference(weights: dict[str, np.ndarray], x: np.ndarray, steps: int, group_norm: bool) -> list[np.ndarray]:
     """The outputs after every step, for one example."""
     relu = lambda a: np.maximum(a, 0)  # noqa: E731
+    norm = grouped if group_norm else lambda a: a
     thought = relu(convolved(x, weights["projection.0.weight"]))
     found = []
     for _ in range(steps):
@@ -57,23 +65,23 @@ def reference(weights: dict[str, np.ndarray], x: np.ndarray, steps: int) -> list
         for j in range(2):
             name = f".{j}.conv"
             first, second = (weights[key] for key in sorted(weights) if "recur" in key and name in key)
-            thought = relu(thought + convolved(relu(convolved(thought, first)), second))
+            thought = relu(thought + norm(convolved(relu(norm(convolved(thought, first))), second)))
         head = relu(convolved(thought, weights["head.0.weight"]))
         head = relu(convolved(head, weights["head.2.weight"]))
         found.append(convolved(head, weights["head.4.weight"]))
     return found
 
 
-@pytest.mark.parametrize("recall", [True, False])
+@pytest.mark.parametrize(("recall", "group_norm"), [(True, False), (False, False), (True, True)])
 @pytest.mark.parametrize("dims", [1, 2])
-def test_every_step_is_that_of_the_sums_written_out(dims: int, recall: bool, tmp_path: Path) -> None:
+def test_every_step_is_that_of_the_sums_written_out(dims: int, recall: bool, group_norm: bool, tmp_path: Path) -> None:
     made = state_dict(dims, recall=recall, prefix="module.")
     torch.save({"net": made, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, tmp_path / "model_best.pth")
-    net = load_deep_thinking(tmp_path / "model_best.pth", trained_steps=30).double()
+    net = load_deep_thinking(tmp_path / "model_best.pth", trained_steps=30, group_norm=group_norm).double()
     assert (net.recall, net.trained_steps, net.unit_cost) == (recall, 30, 1.0)
     x = torch.rand(2, 2, *([9] if dims == 1 else [5, 6]), dtype=torch.float64)
     weights = {key.removeprefix("module."): value.double().numpy() for key, value in made.items()}
-    expected = [reference(weights, one, 3) for one in x.numpy()]
+    expected = [reference(weights, one, 3, group_norm) for one in x.numpy()]
     with torch.no_grad():
         state = net.initial_state(x, Own())
         for step in range(3):

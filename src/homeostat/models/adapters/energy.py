@@ -21,13 +21,17 @@ from homeostat.models.starts import Start
 class EnergyModel(nn.Module, IteratedModel):
     """See `from_energy`."""
 
+    _energy: Callable[[Any, Any], Any]
+    _encode: Callable[[Any], Any]
+    _initial_state: Callable[[Any], Any]
+    _decode: Callable[[Any, Any], Any]
+
     def __init__(self, functions: dict[str, Callable[..., Any]], numbers: dict[str, float], seed: int) -> None:
         super().__init__()
         for name, function in functions.items():  # a module among them becomes a part of this one
             setattr(self, f"_{name}", function)
-        self.step_size, self.damping, self.temperature = (
-            numbers[name] for name in ("step_size", "damping", "temperature")
-        )
+        self.step_size, self.damping = numbers["step_size"], numbers["damping"]
+        self.temperature = numbers["temperature"]
         self.seed = seed
         self.stochastic = self.temperature > 0
 
