@@ -91,7 +91,7 @@ def fit_stopping(
         >>> x = 10 ** (8 * torch.rand(400, 1, generator=torch.Generator().manual_seed(0)))
         >>> policy = hs.fit_stopping((heron, [(x, x.sqrt())]), max_accuracy_loss=0.02, max_steps=30, judge=Right())
         >>> policy.conditions
-        (residual <= 0.01,)
+        (residual <= 0.0133544,)
     """
     if (max_accuracy_loss is None) == (max_mean_steps is None):
         raise InputError("give either max_accuracy_loss, such as 0.001, or max_mean_steps, such as 50")

@@ -169,15 +169,14 @@ class WatchedMap:
                     value = largest_divergence(beliefs, state["beliefs"], asked)
                     found["beliefs"] = beliefs
                 case "score":
-                    score = self.model.score(tree, inner)
-                    assert score is not None, "kept only where there is one"
-                    value = score
+                    value = self.model.score(tree, inner)
                 case "alignment":
                     value = self._alignment(state, inner, answers, asked)
                 case "certificate":
                     value = found.get("safe", state["safe"])
                 case _:
                     raise AssertionError(f"{signal} is not looked at")
+            assert value is not None, "chosen only where there is one"
             columns.append(value.to(torch.float32))
         found["signals"] = torch.stack(columns, 1) if columns else state["signals"]
         return found
