@@ -24,7 +24,7 @@ CONFIGS = {
 }
 
 
-def made(name: str, attention: str = "sdpa") -> nn.Module:
+def made(name: str, attention: str | None = None) -> nn.Module:
     torch.manual_seed(0)
     config = CONFIGS[name]()
     # Wide weights, so that layers matter; a batch with padding has half of it in one row.
@@ -59,8 +59,7 @@ def test_one_step_is_the_model_itself(name: str, first: int, last: int) -> None:
         assert torch.equal(run(loop_layers(model, first, last, damping=damping), ids, 1), own)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name, attention", [(n, a) for n in CONFIGS for a in ("sdpa", "eager") if (n, a) != ("gemma2", "sdpa")])
 def test_one_step_is_the_model_itself_with_padding(name: str, attention: str) -> None:
     model, inputs = made(name, attention), padded()
     with torch.no_grad():
@@ -156,7 +155,7 @@ def test_models_that_cannot_be_looped() -> None:
     model = made("llama")
     model.model.forward = model.model.forward  # as a device map does
     with pytest.raises(ContractError, match="forward of model has been replaced"):
-        run(loop_layers(model, 1, 2), padded()["input_ids"], 1)
+        loop_layers(model, 1, 2)
 
 
 def test_layers_that_take_tensors_of_unknown_meaning() -> None:

@@ -57,7 +57,7 @@ def albert(model: nn.Module) -> RecurrentDepth:
         return group(state, **bare(context)["arguments"])
 
     def coda(state: Tensor, context: dict[str, Any]) -> Tensor:
-        return with_modules(model, {_GROUP: Fixed(state, group)})(**context["tokens"]).logits
+        return with_modules(model, {_GROUP: Fixed(group, state)})(**context["tokens"]).logits
 
     return recurrent_depth(
         prelude=prelude,

@@ -44,7 +44,7 @@ def hrm_text(model: nn.Module) -> RecurrentDepth:
         low, high = Recorder(trunk.L_module), trunk.H_module
         # The stacks are left out; what remains makes the mask and the rotary tables.
         embedding = trunk.embed_tokens(tokens["input_ids"]) * trunk.embedding_scale
-        with_modules(trunk, {"L_module": low, "H_module": Fixed(embedding, high)})(**tokens, use_cache=False)
+        with_modules(trunk, {"L_module": low, "H_module": Fixed(high, embedding)})(**tokens, use_cache=False)
         arguments = layer_arguments(low, trunk.L_module, tokens, causal=True)
         arguments.pop("cycle_offset", None)  # a place in a cache that is not used
         return {"embedding": embedding, "arguments": arguments}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from homeostat.errors import ContractError
-from homeostat.models.adapters.stand_in import Fixed, PassOn, Recorder, with_modules
+from homeostat.models.adapters.stand_in import Fixed, Recorder, Returned, StandIn, Teller, with_modules
 from homeostat.models.adapters.token_inputs import bare, layer_arguments, read_tokens
 from homeostat.models.contract import IteratedModel
 from homeostat.models.starts import Start
@@ -24,6 +24,7 @@ class LoopedLayers(nn.Module, IteratedModel):
         self.name = f"{type(model).__name__}, layers {first} to {last} looped"
         self.trained_steps = 1
         self.unit_cost = float(last - first + 1)
+        self._in_tuple = self._layers_return_a_tuple()
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -33,13 +34,15 @@ class LoopedLayers(nn.Module, IteratedModel):
         """What enters the first looped layer, `(batch, length, width)`, and what every looped layer is given beside."""
         tokens = read_tokens(inputs)
         trunk, _, own = self.path.rpartition(".")
-        recorders = {i: Recorder(layer) for i, layer in enumerate(self.layers) if self.first <= i <= self.last}
-        left_out = {i: PassOn(layer) for i, layer in enumerate(self.layers) if i > self.last}
+        recorders, left_out = {}, {}
+        for i, layer in enumerate(self.layers):
+            if self.first <= i <= self.last:
+                recorders[i] = Recorder(layer, self._in_tuple)
+            elif i > self.last:
+                left_out[i] = StandIn(layer, self._in_tuple)
         replaced = {f"{own}.{i}": module for i, module in (recorders | left_out).items()}
         # The trunk alone: its head is not needed here.
         with_modules(self.model.get_submodule(trunk), replaced)(**tokens, use_cache=False)
-        if recorders[self.first].args is None:
-            raise ContractError(f"the forward of {trunk or 'the model'} does not go through {self.path}.{self.first}")
         found = recorders[self.first]
         entering = found.args[0] if found.args else found.kwargs["hidden_states"]
         return {
@@ -73,10 +76,23 @@ class LoopedLayers(nn.Module, IteratedModel):
         """`(batch, vocabulary, length)` logits: the model's own forward from the state on."""
         hidden = state if self.damping == 1 else state["hidden"]
         layers = self.layers
-        replaced: dict[str, nn.Module] = {f"{self.path}.{i}": PassOn(layers[i]) for i in range(self.last)}
-        replaced[f"{self.path}.{self.last}"] = Fixed(hidden, layers[self.last])
+        replaced: dict[str, nn.Module] = {}
+        for i in range(self.last):
+            replaced[f"{self.path}.{i}"] = StandIn(layers[i], self._in_tuple)
+        replaced[f"{self.path}.{self.last}"] = Fixed(layers[self.last], hidden, self._in_tuple)
         out = with_modules(self.model, replaced)(**bare(context["tokens"]), use_cache=False)
         return out.logits.movedim(-1, 1)
+
+    def _layers_return_a_tuple(self) -> bool:
+        """Found by one token through the first layer: a tensor and a tuple of it are both indexed by what follows."""
+        device = next(self.model.parameters()).device
+        teller = with_modules(self.model, {f"{self.path}.0": Teller(self.layers[0])})
+        try:
+            with torch.no_grad():
+                teller(torch.zeros(1, 1, dtype=torch.long, device=device), use_cache=False)
+        except Returned as returned:
+            return isinstance(returned.args[0], tuple)
+        raise ContractError(f"the forward of {type(self.model).__name__} does not go through {self.path}.0")
 
 
 def loop_layers(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from homeostat.errors import ContractError
 from homeostat.models.adapters.recurrent_depth import RecurrentDepth, recurrent_depth
-from homeostat.models.adapters.stand_in import Fixed, PassOn, Recorder, with_modules
+from homeostat.models.adapters.stand_in import Fixed, Recorder, StandIn, with_modules
 from homeostat.models.adapters.token_inputs import read_tokens
 
 _ENCODER = "perceiver.encoder"
@@ -42,11 +42,13 @@ def perceiver(model: nn.Module) -> RecurrentDepth:
     encoder: Any = model.get_submodule(_ENCODER)
     layers: list[Any] = list(encoder.self_attends)
 
+    def left_out() -> dict[str, nn.Module]:
+        return {f"{_ENCODER}.self_attends.{i}": StandIn(layer, in_tuple=True) for i, layer in enumerate(layers)}
+
     def prelude(inputs: Any) -> dict[str, Any]:
         tokens = read_tokens(inputs)
-        first = Recorder(layers[0])
-        replaced = {f"{_ENCODER}.self_attends.{i}": _First(PassOn(layer)) for i, layer in enumerate(layers)}
-        replaced[f"{_ENCODER}.self_attends.0"] = _First(first)
+        first = Recorder(layers[0], in_tuple=True)
+        replaced = left_out() | {f"{_ENCODER}.self_attends.0": first}
         with_modules(model, replaced)(**tokens)
         assert first.args is not None
         return {"latents": first.args[0], "tokens": tokens}
@@ -57,8 +59,8 @@ def perceiver(model: nn.Module) -> RecurrentDepth:
         return state
 
     def coda(state: Tensor, context: dict[str, Any]) -> Tensor:
-        replaced = {f"{_ENCODER}.self_attends.{i}": _First(PassOn(layer)) for i, layer in enumerate(layers)}
-        replaced[f"{_ENCODER}.self_attends.{len(layers) - 1}"] = _First(Fixed(state, layers[-1]))
+        last = f"{_ENCODER}.self_attends.{len(layers) - 1}"
+        replaced = left_out() | {last: Fixed(layers[-1], state, in_tuple=True)}
         return with_modules(model, replaced)(**context["tokens"]).logits
 
     return recurrent_depth(
@@ -73,14 +75,3 @@ def perceiver(model: nn.Module) -> RecurrentDepth:
         token_states=False,
         name=type(model).__name__,
     )
-
-
-class _First(nn.Module):
-    """The Perceiver's layers return a tuple of which the first is what matters."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any]:
-        return (self.inner(*args, **kwargs),)

@@ -53,7 +53,7 @@ class RecurrentDepth(nn.Module, IteratedModel):
         return start.like(template, lambda: self._embedding(context))
 
     def step(self, state: Any, context: Any) -> Any:
-        return self._functions.step(state, context)
+        return self._functions.step(state, bare(context))
 
     def decode(self, state: Any, context: Any) -> Tensor:
         """`(batch, vocabulary, length)` logits: classes along dimension 1, as everywhere in the package."""

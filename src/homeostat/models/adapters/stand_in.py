@@ -9,7 +9,7 @@ that long.
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from homeostat.errors import ContractError
 
@@ -59,57 +59,66 @@ def _shallow(module: nn.Module, path: str) -> nn.Module:
     return copy
 
 
-class Fixed(nn.Module):
-    """Gives one tensor, whatever it is asked."""
+class StandIn(nn.Module):
+    """Stands where a layer stood, and has that layer's attributes: some models ask a layer which mask it needs.
 
-    def __init__(self, value: Any, like: nn.Module) -> None:
+    Args:
+        layer: the one it stands in for.
+        in_tuple: whether the layer returns a tuple with the hidden states in front, as older models do.
+    """
+
+    def __init__(self, layer: nn.Module, in_tuple: bool = False) -> None:
         super().__init__()
-        self.value, self.like = value, like
+        self.layer, self.in_tuple = layer, in_tuple
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.value
+        hidden = self.answer(*args, **kwargs)
+        return (hidden,) if self.in_tuple else hidden
 
-    def __getattr__(self, name: str) -> Any:
-        return _or_of(self, name)
-
-
-class PassOn(nn.Module):
-    """Gives back what it is given first: a layer that is left out."""
-
-    def __init__(self, like: nn.Module) -> None:
-        super().__init__()
-        self.like = like
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return hidden
-
-    def __getattr__(self, name: str) -> Any:
-        return _or_of(self, name)
-
-
-class Recorder(nn.Module):
-    """Passes on what it is given first, and keeps what it was called with the first time."""
-
-    def __init__(self, like: nn.Module) -> None:
-        super().__init__()
-        self.like = like
-        self.args: tuple[Any, ...] | None = None
-        self.kwargs: dict[str, Any] = {}
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.args is None:
-            self.args, self.kwargs = args, kwargs
+    def answer(self, *args: Any, **kwargs: Any) -> Any:
+        """What the hidden states are behind it: what they were before it, as if it were left out."""
         return args[0] if args else kwargs["hidden_states"]
 
     def __getattr__(self, name: str) -> Any:
-        return _or_of(self, name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "layer":
+                raise
+            return getattr(self.layer, name)
 
 
-def _or_of(module: nn.Module, name: str) -> Any:
-    """An attribute of the module, or of the one that it stands in for: some models ask a layer which mask it needs."""
-    modules = vars(module).get("_modules", {})
-    if name in modules:
-        return modules[name]
-    if "like" in modules and not name.startswith("__"):
-        return getattr(modules["like"], name)
-    raise AttributeError(name)
+class Fixed(StandIn):
+    """Gives one tensor, whatever it is asked."""
+
+    def __init__(self, layer: nn.Module, value: Any, in_tuple: bool = False) -> None:
+        super().__init__(layer, in_tuple)
+        self.value = value
+
+    def answer(self, *args: Any, **kwargs: Any) -> Any:
+        return self.value
+
+
+class Recorder(StandIn):
+    """Keeps what it was called with, the first time."""
+
+    def __init__(self, layer: nn.Module, in_tuple: bool = False) -> None:
+        super().__init__(layer, in_tuple)
+        self.args: tuple[Any, ...] | None = None
+        self.kwargs: dict[str, Any] = {}
+
+    def answer(self, *args: Any, **kwargs: Any) -> Any:
+        if self.args is None:
+            self.args, self.kwargs = args, kwargs
+        return super().answer(*args, **kwargs)
+
+
+class Returned(Exception):
+    """Carries what a layer returned out of a forward that need not go on."""
+
+
+class Teller(StandIn):
+    """Runs the layer, and ends the forward with what it returned."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise Returned(self.layer(*args, **kwargs))
