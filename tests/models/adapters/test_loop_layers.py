@@ -14,10 +14,14 @@ SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 4, "num_atten
 INNER = {"intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 64}
 CONFIGS = {
     "llama": lambda: transformers.LlamaConfig(**SIZES, **INNER),
-    "qwen2": lambda: transformers.Qwen2Config(**SIZES, **INNER, use_sliding_window=True, sliding_window=3, max_window_layers=2),
+    "qwen2": lambda: transformers.Qwen2Config(
+        **SIZES, **INNER, use_sliding_window=True, sliding_window=3, max_window_layers=2
+    ),
     "qwen3": lambda: transformers.Qwen3Config(**SIZES, **INNER, head_dim=8),
     "mistral": lambda: transformers.MistralConfig(**SIZES, **INNER, sliding_window=3),
-    "gemma2": lambda: transformers.Gemma2Config(**SIZES, **INNER, head_dim=8, sliding_window=3, final_logit_softcapping=2.0),
+    "gemma2": lambda: transformers.Gemma2Config(
+        **SIZES, **INNER, head_dim=8, sliding_window=3, final_logit_softcapping=2.0
+    ),
     "gpt2": lambda: transformers.GPT2Config(**SIZES, n_positions=64),
     "gpt_neox": lambda: transformers.GPTNeoXConfig(**SIZES, intermediate_size=32, max_position_embeddings=64),
     "opt": lambda: transformers.OPTConfig(**SIZES, ffn_dim=32, max_position_embeddings=64, word_embed_proj_dim=16),
@@ -49,7 +53,7 @@ def run(looped, inputs, steps):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("first, last", [(0, 0), (1, 2), (0, 3), (3, 3)])
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 2), (0, 3), (3, 3)])
 def test_one_step_is_the_model_itself(name: str, first: int, last: int) -> None:
     model = made(name)
     ids = padded()["input_ids"]
@@ -59,7 +63,9 @@ def test_one_step_is_the_model_itself(name: str, first: int, last: int) -> None:
         assert torch.equal(run(loop_layers(model, first, last, damping=damping), ids, 1), own)
 
 
-@pytest.mark.parametrize("name, attention", [(n, a) for n in CONFIGS for a in ("sdpa", "eager") if (n, a) != ("gemma2", "sdpa")])
+@pytest.mark.parametrize(
+    ("name", "attention"), [(n, a) for n in CONFIGS for a in ("sdpa", "eager") if (n, a) != ("gemma2", "sdpa")]
+)
 def test_one_step_is_the_model_itself_with_padding(name: str, attention: str) -> None:
     model, inputs = made(name, attention), padded()
     with torch.no_grad():
@@ -132,7 +138,7 @@ def test_an_audit_runs_on_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"damping": 0}, "damping must be a number above 0 and at most 1, not 0"),
         ({"last": 4}, "layers 0 to 3 of model.layers, first not behind last, not 1 and 4"),
@@ -165,7 +171,7 @@ def test_layers_that_take_tensors_of_unknown_meaning() -> None:
 
 
 @pytest.mark.parametrize(
-    "inputs, message",
+    ("inputs", "message"),
     [
         (torch.zeros(2, 3), "must be whole numbers of shape"),
         ({"input_ids": torch.zeros(2, 3, dtype=torch.long), "labels": torch.zeros(2, 3)}, "have no 'labels'"),

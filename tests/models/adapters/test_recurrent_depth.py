@@ -75,7 +75,9 @@ def test_at_its_trained_steps_it_is_the_model_itself(name: str, masked: bool, at
         assert not torch.allclose(run(looped, inputs, other), own, atol=1e-3)
 
 
-@pytest.mark.parametrize("name, key", [("hrm_text", "H_cycles"), ("albert", "num_hidden_layers"), ("perceiver", "num_blocks")])
+@pytest.mark.parametrize(
+    ("name", "key"), [("hrm_text", "H_cycles"), ("albert", "num_hidden_layers"), ("perceiver", "num_blocks")]
+)
 def test_more_steps_are_the_model_with_more_of_them(name: str, key: str) -> None:
     """The model's own configuration turned up is another truth for steps beyond the horizon."""
     make, preset = PRESETS[name]
@@ -204,7 +206,7 @@ def test_starts_are_what_they_say() -> None:
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"start": Perturbed()}, "Perturbed cannot be a model's own start"),
         ({"start": "zeros"}, "start must be Zeros"),

@@ -28,8 +28,8 @@ def read_tokens(inputs: Any) -> dict[str, Tensor]:
     Example:
         >>> read_tokens({"ids": torch.zeros(2, 3, dtype=torch.long)})
         Traceback (most recent call last):
-        homeostat.errors.ContractError: inputs of a language model have no 'ids'; they are token ids (batch, length), or \
-a dict of input_ids, attention_mask, position_ids, token_type_ids
+        homeostat.errors.ContractError: inputs of a language model have no 'ids'; they are token ids (batch, length), \
+or a dict of input_ids, attention_mask, position_ids, token_type_ids
     """
     found = dict(inputs) if isinstance(inputs, Mapping) else {"input_ids": inputs}
     found = {name: value for name, value in found.items() if value is not None}
