@@ -42,7 +42,7 @@ def named_leaves(tree: Any, role: str) -> dict[str, Any]:
 
 
 def largest(first: Any, second: Any, role: str, rtol: float | None, *, exact: bool = False) -> Difference:
-    """Where two nests differ most. `exact`: the same numbers were added in the same order, but for the device's whims."""
+    """Where two nests differ most. `exact`: nothing but the device may have changed an order."""
     ours, theirs = named_leaves(first, role), named_leaves(second, role)
     if ours.keys() != theirs.keys():
         return Difference(f"the structure of {role}", float("inf"), 0.0)

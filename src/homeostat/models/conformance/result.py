@@ -14,7 +14,7 @@ class Check:
     name: str
     status: Status
     message: str
-    """Failed: which function and leaf, what is wrong, and what would be right. Passed: what was seen. Not tested: why."""
+    """What is wrong in which function and leaf, and what would be right; what was seen; or why it was not tested."""
     difference: float | None = None
     """Largest difference that was seen, relative to the root mean square of the leaf; of whole numbers the share that
     differs. None where nothing is compared."""
