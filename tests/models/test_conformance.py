@@ -10,9 +10,11 @@ from torch import nn
 
 import homeostat as hs
 from homeostat.errors import InputError
-from homeostat.models import Own, load, shipped
+from homeostat.models import RecallConfig, load, shipped
 from homeostat.models.conformance import Conformance, check_model
-from homeostat.tasks import get_task
+from homeostat.models.registry import NETS, build_net
+from homeostat.tasks import PrefixSums, get_task
+from homeostat.training import RECIPES
 
 torch.manual_seed(0)
 INPUTS = torch.randn(5, 3)
@@ -209,60 +211,224 @@ def wide_decode(own, state, context):
 
 FAULTS: dict[str, tuple[Callable[[], Any], str, str]] = {
     # what is wrong: (model, check that finds it, what it says)
-    "no function": (lambda: type("Half", (), {"encode": Good.encode})(), "functions", "no function initial_state, step, decode"),
+    "no function": (
+        lambda: type("Half", (), {"encode": Good.encode})(),
+        "functions",
+        "no function initial_state, step, decode",
+    ),
     "score that is a number": (lambda: _with(score=0.5), "functions", "score must be a function, not 0.5"),
     "horizon": (lambda: _with(trained_steps=0), "attributes", "trained_steps is 0; it must be None or a whole number"),
     "cost": (lambda: _with(unit_cost=-1.0), "attributes", "unit_cost is -1.0; it must be a number above 0"),
     "stochastic": (lambda: _with(stochastic="yes"), "attributes", "stochastic is 'yes'; it must be a bool"),
     "encode fails": (lambda: made(encode=lambda own, x: 1 / 0), "encode", "fails: ZeroDivisionError"),
-    "context is a number": (lambda: made(encode=lambda own, x: {**own(x), "k": 3}), "encode", r"context\['k'\] is an int, not a tensor: wrap it in homeostat.Shared"),
-    "context is not batch first": (lambda: made(encode=lambda own, x: {**own(x), "t": x.T}), "context by example", r"context\['t'\] has 3 rows for 5 examples; its first dimension must be the batch"),
-    "context that has as many rows by chance": (lambda: made(encode=lambda own, x: {**own(x), "mask": torch.ones(5, 5)}), "context by example", r"context\['mask'\] has 5 rows for 4 examples as for 5 examples: it is not per example"),
-    "shared that is not": (lambda: made(encode=lambda own, x: {**own(x), "mean": hs.Shared(x.mean(0))}), "context by example", r"context\['mean'\] is marked Shared, and yet is another one for 4 of the 5 examples"),
-    "start without a batch": (lambda: made(initial_state=lambda own, c: {**own(c), "z": torch.zeros(3)}), "initial_state", "the start is for 5 examples, the state has 3 rows"),
-    "start that is not finite": (lambda: made(initial_state=lambda own, c: {**own(c), "z": c["x"] * torch.nan}), "initial_state", r"state\['z'\] is not finite before the first step"),
-    "start of whole numbers": (lambda: made(initial_state=lambda own, c: {"count": own(c)["count"]}), "initial_state", "no floating leaf"),
-    "noise of another shape": (lambda: _starting(odd_start), "other starts", r"Zeros\(\)\): state\['z'\] is torch.float32 \(5, 7\), of the model's own start"),
-    "start by chance": (lambda: made(initial_state=drawn_start), "repeatable", "initial_state draws from torch's global generator"),
-    "step changes structure": (lambda: made(step=without("count")), "step keeps the state", r"state\['count'\] is missing"),
-    "step changes shape": (lambda: made(step=changed(z=lambda z: z[:, :2])), "step keeps the state", r"state\['z'\]: float32 \(5, 3\) on cpu became float32 \(5, 2\)"),
-    "step promotes dtype": (lambda: made(step=changed(z=lambda z: z.double())), "step keeps the state", r"state\['z'\]: float32 \(5, 3\) on cpu became float64"),
-    "step changes dtype of whole numbers": (lambda: made(step=changed(count=lambda n: n.int())), "step keeps the state", r"state\['count'\]: int64 \(5,\) on cpu became int32"),
-    "step changes device": (lambda: made(step=changed(z=lambda z: z.to("meta"))), "step keeps the state", r"on cpu became float32 \(5, 3\) on meta"),
+    "context is a number": (
+        lambda: made(encode=lambda own, x: {**own(x), "k": 3}),
+        "encode",
+        r"context\['k'\] is an int, not a tensor: wrap it in homeostat.Shared",
+    ),
+    "context is not batch first": (
+        lambda: made(encode=lambda own, x: {**own(x), "t": x.T}),
+        "context by example",
+        r"context\['t'\] has 3 rows for 5 examples; its first dimension must be the batch",
+    ),
+    "context that has as many rows by chance": (
+        lambda: made(encode=lambda own, x: {**own(x), "mask": torch.ones(5, 5)}),
+        "context by example",
+        r"context\['mask'\] has 5 rows for 4 examples as for 5 examples: it is not per example",
+    ),
+    "shared that is not": (
+        lambda: made(encode=lambda own, x: {**own(x), "mean": hs.Shared(x.mean(0))}),
+        "context by example",
+        r"context\['mean'\] is marked Shared, and yet is another one for 4 of the 5 examples",
+    ),
+    "start without a batch": (
+        lambda: made(initial_state=lambda own, c: {**own(c), "z": torch.zeros(3)}),
+        "initial_state",
+        "the start is for 5 examples, the state has 3 rows",
+    ),
+    "start that is not finite": (
+        lambda: made(initial_state=lambda own, c: {**own(c), "z": c["x"] * torch.nan}),
+        "initial_state",
+        r"state\['z'\] is not finite before the first step",
+    ),
+    "start of whole numbers": (
+        lambda: made(initial_state=lambda own, c: {"count": own(c)["count"]}),
+        "initial_state",
+        "no floating leaf",
+    ),
+    "noise of another shape": (
+        lambda: _starting(odd_start),
+        "other starts",
+        r"Zeros\(\)\): state\['z'\] is torch.float32 \(5, 7\), of the model's own start",
+    ),
+    "start by chance": (
+        lambda: made(initial_state=drawn_start),
+        "repeatable",
+        "initial_state draws from torch's global generator",
+    ),
+    "step changes structure": (
+        lambda: made(step=without("count")),
+        "step keeps the state",
+        r"state\['count'\] is missing",
+    ),
+    "step changes shape": (
+        lambda: made(step=changed(z=lambda z: z[:, :2])),
+        "step keeps the state",
+        r"state\['z'\]: float32 \(5, 3\) on cpu became float32 \(5, 2\)",
+    ),
+    "step promotes dtype": (
+        lambda: made(step=changed(z=lambda z: z.double())),
+        "step keeps the state",
+        r"state\['z'\]: float32 \(5, 3\) on cpu became float64",
+    ),
+    "step changes dtype of whole numbers": (
+        lambda: made(step=changed(count=lambda n: n.int())),
+        "step keeps the state",
+        r"state\['count'\]: int64 \(5,\) on cpu became int32",
+    ),
+    "step changes device": (
+        lambda: made(step=changed(z=lambda z: z.to("meta"))),
+        "step keeps the state",
+        r"on cpu became float32 \(5, 3\) on meta",
+    ),
     "step fails": (lambda: made(step=lambda own, s, c: c["nothing"]), "step keeps the state", "fails: KeyError"),
-    "step in place on the state": (lambda: made(step=add_in_place), "nothing in place", r"step changes state\['z'\] in place"),
-    "step writes the same in place": (lambda: made(step=nothing_in_place), "nothing in place", r"step writes to state\['z'\] in place"),
-    "step in place on the context": (lambda: made(step=context_in_place), "nothing in place", r"step changes context\['x'\] in place"),
-    "step in place on what is shared": (lambda: made(step=shared_in_place), "nothing in place", r"step changes context\['gain'\] in place"),
+    "step in place on the state": (
+        lambda: made(step=add_in_place),
+        "nothing in place",
+        r"step changes state\['z'\] in place",
+    ),
+    "step writes the same in place": (
+        lambda: made(step=nothing_in_place),
+        "nothing in place",
+        r"step writes to state\['z'\] in place",
+    ),
+    "step in place on the context": (
+        lambda: made(step=context_in_place),
+        "nothing in place",
+        r"step changes context\['x'\] in place",
+    ),
+    "step in place on what is shared": (
+        lambda: made(step=shared_in_place),
+        "nothing in place",
+        r"step changes context\['gain'\] in place",
+    ),
     "encode in place": (lambda: made(encode=inputs_in_place), "nothing in place", "encode changes inputs in place"),
-    "decode in place": (lambda: made(decode=decode_in_place), "nothing in place", r"decode writes to state\['z'\] in place"),
-    "not finite after some steps": (lambda: made(step=grows), "finite", r"state\['z'\] is not finite after step 5 of 8, for 5 of 5 examples, the first of them example 0"),
-    "decode needs a step": (lambda: made(decode=lambda own, s, c: [own(s, c)][int(s["count"].min() < 1)]), "decode", "decode fails before the first step: IndexError"),
-    "decode of another shape": (lambda: made(decode=wide_decode), "decode", r"\(5, 1\) before the first step and outputs float32 \(5, 3\) after three"),
-    "decode without a batch": (lambda: made(decode=lambda own, s, c: own(s, c).mean()), "decode", r"outputs has shape \(\) before the first step; its first dimension must be the batch, 5"),
-    "decode gives NaN": (lambda: made(decode=lambda own, s, c: own(s, c) * torch.nan), "decode", "outputs has NaN before the first step"),
-    "score of another shape": (lambda: made(score=lambda own, s, c: s["z"]), "score", r"score returns shape \(5, 3\); it must be \(5,\), one number an example"),
+    "decode in place": (
+        lambda: made(decode=decode_in_place),
+        "nothing in place",
+        r"decode writes to state\['z'\] in place",
+    ),
+    "not finite after some steps": (
+        lambda: made(step=grows),
+        "finite",
+        r"state\['z'\] is not finite after step 5 of 8, for 5 of 5 examples, the first of them example 0",
+    ),
+    "decode needs a step": (
+        lambda: made(decode=lambda own, s, c: [own(s, c)][int(s["count"].min() < 1)]),
+        "decode",
+        "decode fails before the first step: IndexError",
+    ),
+    "decode of another shape": (
+        lambda: made(decode=wide_decode),
+        "decode",
+        r"\(5, 1\) before the first step and outputs float32 \(5, 3\) after three",
+    ),
+    "decode without a batch": (
+        lambda: made(decode=lambda own, s, c: own(s, c).mean()),
+        "decode",
+        r"outputs has shape \(\) before the first step; its first dimension must be the batch, 5",
+    ),
+    "decode gives NaN": (
+        lambda: made(decode=lambda own, s, c: own(s, c) * torch.nan),
+        "decode",
+        "outputs has NaN before the first step",
+    ),
+    "score of another shape": (
+        lambda: made(score=lambda own, s, c: s["z"]),
+        "score",
+        r"score returns shape \(5, 3\); it must be \(5,\), one number an example",
+    ),
     "score that is not finite": (lambda: made(score=lambda own, s, c: own(s, c) * torch.inf), "score", "is not finite"),
-    "chance that is not said": (lambda: made(step=noisy), "repeatable", "step draws from torch's global generator: state.* say stochastic = True"),
+    "chance that is not said": (
+        lambda: made(step=noisy),
+        "repeatable",
+        "step draws from torch's global generator: state.* say stochastic = True",
+    ),
     "chance without a seed": (lambda: made(step=numpy_like_noise()), "repeatable", "the same seed of torch"),
     "a counter": (counting, "repeatable", "called again with the same arguments and the same seed of torch"),
-    "something left behind by encode": (remembering, "nothing remembered", "step gives something else after another batch was encoded"),
-    "encode hears of the batch": (lambda: made(encode=lambda own, x: own(x - x.mean(0))), "same in any batch", "encode gives something else for example 0 alone than in the batch of 5: context"),
-    "start hears of the batch": (lambda: made(initial_state=lambda own, c: {**own(c), "z": c["x"] - c["x"].mean(0)}), "same in any batch", "initial_state gives something else"),
-    "step hears of the batch": (lambda: made(step=lambda own, s, c: {**own(s, c), "z": s["z"] + c["x"].mean(0)}), "same in any batch", r"step gives something else for example 0 alone than in the batch of 5: state\['z'\] differs by"),
-    "step hears of its neighbours": (lambda: made(step=lambda own, s, c: {**own(s, c), "z": c["x"] + 0.1 * c["x"].roll(1, 0)}), "same in any batch", "step gives something else"),
-    "step reads rows by number": (lambda: made(step=lambda own, s, c: {**own(s, c), "z": c["x"] + torch.arange(len(c["x"]))[:, None]}), "same in any batch", "step gives something else for example 2 alone"),
-    "decode hears of the batch": (lambda: made(decode=lambda own, s, c: own(s, c) / (1 + own(s, c).abs().max())), "same in any batch", "decode gives something else"),
-    "score hears of the batch": (lambda: made(score=lambda own, s, c: own(s, c) - own(s, c).mean()), "same in any batch", "score gives something else"),
+    "something left behind by encode": (
+        remembering,
+        "nothing remembered",
+        "step gives something else after another batch was encoded",
+    ),
+    "encode hears of the batch": (
+        lambda: made(encode=lambda own, x: own(x - x.mean(0))),
+        "same in any batch",
+        "encode gives something else for example 0 alone than in the batch of 5: context",
+    ),
+    "start hears of the batch": (
+        lambda: made(initial_state=lambda own, c: {**own(c), "z": c["x"] - c["x"].mean(0)}),
+        "same in any batch",
+        "initial_state gives something else",
+    ),
+    "step hears of the batch": (
+        lambda: made(step=lambda own, s, c: {**own(s, c), "z": s["z"] + c["x"].mean(0)}),
+        "same in any batch",
+        r"step gives something else for example 0 alone than in the batch of 5: state\['z'\] differs by",
+    ),
+    "step hears of its neighbours": (
+        lambda: made(step=lambda own, s, c: {**own(s, c), "z": c["x"] + 0.1 * c["x"].roll(1, 0)}),
+        "same in any batch",
+        "step gives something else",
+    ),
+    "step reads rows by number": (
+        lambda: made(step=lambda own, s, c: {**own(s, c), "z": c["x"] + torch.arange(len(c["x"]))[:, None]}),
+        "same in any batch",
+        "step gives something else for example 2 alone",
+    ),
+    "decode hears of the batch": (
+        lambda: made(decode=lambda own, s, c: own(s, c) / (1 + own(s, c).abs().max())),
+        "same in any batch",
+        "decode gives something else",
+    ),
+    "score hears of the batch": (
+        lambda: made(score=lambda own, s, c: own(s, c) - own(s, c).mean()),
+        "same in any batch",
+        "score gives something else",
+    ),
     "batch norm in training mode": (in_training_mode, "evaluation mode", r"norm \(BatchNorm1d\) is in training mode"),
-    "a batch of one": (lambda: made(step=needs_two), "small batches", "a batch of one example fails: ZeroDivisionError"),
-    "rows from nothing": (lambda: made(decode=lambda own, s, c: own(s, c) if len(c["x"]) else torch.zeros(1, 3)), "small batches", r"outputs has shape \(1, 3\) for a batch of 0 examples"),
-    "correct of another shape": (lambda: made(correct=lambda own, o, t: own(o, t).all()), "judge", r"correct\(outputs, targets\) returns shape \(\); it must be \(5,\)"),
-    "symbols beyond a share": (lambda: made(symbols=lambda own, o, t: own(o, t) + 2), "judge", "symbols.* a share from 0 to 1"),
-    "loss of a batch": (lambda: made(loss=lambda own, o, t: own(o, t).mean()), "judge", r"loss\(outputs, targets\) returns shape \(\)"),
+    "a batch of one": (
+        lambda: made(step=needs_two),
+        "small batches",
+        "a batch of one example fails: ZeroDivisionError",
+    ),
+    "rows from nothing": (
+        lambda: made(decode=lambda own, s, c: own(s, c) if len(c["x"]) else torch.zeros(1, 3)),
+        "small batches",
+        r"outputs has shape \(1, 3\) for a batch of 0 examples",
+    ),
+    "correct of another shape": (
+        lambda: made(correct=lambda own, o, t: own(o, t).all()),
+        "judge",
+        r"correct\(outputs, targets\) returns shape \(\); it must be \(5,\)",
+    ),
+    "symbols beyond a share": (
+        lambda: made(symbols=lambda own, o, t: own(o, t) + 2),
+        "judge",
+        "symbols.* a share from 0 to 1",
+    ),
+    "loss of a batch": (
+        lambda: made(loss=lambda own, o, t: own(o, t).mean()),
+        "judge",
+        r"loss\(outputs, targets\) returns shape \(\)",
+    ),
     "loss that is NaN": (lambda: made(loss=lambda own, o, t: own(o, t) * torch.nan), "judge", "loss.* returns NaN"),
-    "answers that are not whole": (lambda: made(answers=lambda own, o: o), "judge", r"answers\(outputs\) returns torch.float32 \(5, 3\); it must be whole numbers"),
-}  # fmt: skip
+    "answers that are not whole": (
+        lambda: made(answers=lambda own, o: o),
+        "judge",
+        r"answers\(outputs\) returns torch.float32 \(5, 3\); it must be whole numbers",
+    ),
+}
 
 
 def _with(**attributes: Any) -> Good:
@@ -367,7 +533,9 @@ def test_rows_of_little_consequence() -> None:
     untested = {check.name: check.message for check in found.checks if check.status == "not tested"}
     assert untested.keys() == {"context by example", "nothing remembered", "same in any batch"}
     assert untested["same in any batch"] == "needs 2 examples"
-    bare = hs.from_functions(encode=lambda x: x, initial_state=lambda x: 0 * x, step=lambda z, x: x, decode=lambda z, x: z)
+    bare = hs.from_functions(
+        encode=lambda x: x, initial_state=lambda x: 0 * x, step=lambda z, x: x, decode=lambda z, x: z
+    )
     untested = {check.name for check in checked(bare, targets=None).checks if check.status == "not tested"}
     assert untested == {"score", "judge"}
 
@@ -407,3 +575,20 @@ def test_shipped_checkpoints_pass(name: str) -> None:
     found = check_model(checkpoint.model, inputs, targets, judge=task)
     assert found.passed, found
     assert {check.name for check in found.checks if check.status == "not tested"} <= {"score"}
+
+
+@pytest.mark.parametrize("config", NETS)
+def test_networks_of_the_package_pass(config: type) -> None:
+    """With fresh weights, on instances of the task that a recipe trains them for."""
+    recipe = next(r for r in RECIPES.values() if isinstance(r.model or RecallConfig.of(PrefixSums(), width=8), config))
+    task = get_task(recipe.task.name, **recipe.task.options)
+    net = build_net(recipe.model or RecallConfig.of(PrefixSums(), width=8), name=recipe.name, trained_steps=3)
+    inputs, targets = task.sample(min(recipe.sizes), 3, split="train", seed=0)
+    found = check_model(net, inputs, targets, judge=task)
+    assert found.passed, found
+
+
+def test_networks_stay_in_their_own_dtype() -> None:
+    net = build_net(RecallConfig.of(PrefixSums(), width=8), name="bits").double()
+    inputs, targets = PrefixSums().sample(8, 4, split="test", seed=0)
+    assert check_model(net, inputs.double(), targets, judge=PrefixSums()).passed

@@ -9,6 +9,7 @@ import homeostat as hs
 from homeostat.errors import ContractError
 from homeostat.models import Own
 from homeostat.models.adapters import loop_layers
+from homeostat.models.conformance import check_model
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
 INNER = {"intermediate_size": 32, "num_key_value_heads": 1, "max_position_embeddings": 64}
@@ -185,3 +186,10 @@ def test_layers_that_take_tensors_of_unknown_meaning() -> None:
 def test_inputs_that_are_none(inputs: object, message: str) -> None:
     with pytest.raises(ContractError, match=message):
         loop_layers(made("llama"), 1, 2).encode(inputs)
+
+
+@pytest.mark.parametrize("name", ["mistral", "gpt2"])
+def test_it_keeps_the_contract(name: str) -> None:
+    for damping in (0.5, 1.0):
+        found = check_model(loop_layers(made(name), 1, 2, damping=damping), padded())
+        assert found.passed, found

@@ -9,6 +9,7 @@ import homeostat as hs
 from homeostat.errors import ContractError
 from homeostat.models import Noise, Own, Perturbed, Projection, Zeros
 from homeostat.models.adapters import albert, hrm_text, perceiver, recurrent_depth
+from homeostat.models.conformance import check_model
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
 
@@ -228,3 +229,16 @@ def test_parts_that_do_not_fit() -> None:
     model = recurrent_depth(prelude=lambda x: x, core=lambda z, c: z, coda=lambda z: z.argmax(-1))
     with pytest.raises(ContractError, match="coda must return logits"):
         model.decode(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_keep_the_contract(name: str) -> None:
+    make, preset = PRESETS[name]
+    found = check_model(preset(make()), inputs_of(True))
+    assert found.passed, found
+
+
+def test_the_generic_adapter_keeps_the_contract() -> None:
+    inputs = {"ids": torch.randint(11, (3, 5)), "mask": torch.ones(3, 5)}
+    found = check_model(adapted(Looped(), start=Noise(scale=0.63)), inputs)
+    assert found.passed, found
