@@ -1,6 +1,6 @@
 """`homeostat check-model`: does somebody's model keep the contract?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -47,12 +47,10 @@ def _first_batch(examples: Any, rows: int) -> tuple[Any, Any]:
     batch = next(iter(batches), None)
     if batch is None:
         raise InputError("examples has no batch; a check needs one, (inputs, targets)")
-    try:
-        inputs, targets = batch
-    except (TypeError, ValueError):
-        raise InputError(
-            f"the first of the examples must be a batch (inputs, targets), not a {type(batch).__name__}"
-        ) from None
+    pair = tuple(batch) if isinstance(batch, Iterable) and not isinstance(batch, str | Tensor) else ()
+    if len(pair) != 2:
+        raise InputError(f"the first of the examples must be a batch (inputs, targets), not a {type(batch).__name__}")
+    inputs, targets = pair
 
     def cut(leaf: Any) -> Any:
         return leaf[:rows] if isinstance(leaf, Tensor) and leaf.ndim else leaf

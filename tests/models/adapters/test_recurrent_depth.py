@@ -209,7 +209,7 @@ def test_starts_are_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"start": Perturbed()}, "Perturbed cannot be a model's own start"),
+        ({"start": Perturbed()}, "start must be Zeros"),
         ({"start": "zeros"}, "start must be Zeros"),
         ({"core": None}, "core must be a function or a module, not None"),
         ({"trained_steps": 0}, "trained_steps must be None or a whole number above 0, not 0"),

@@ -152,7 +152,7 @@ def loop_layers(
 
 def _find_layers(model: nn.Module) -> str:
     """The outermost list of as many modules as the configuration has layers."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     count = getattr(config, "num_hidden_layers", None)
     found = [path for path, many in _lists(model) if many == count]

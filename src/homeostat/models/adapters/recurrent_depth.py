@@ -5,13 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from homeostat.errors import ContractError
 from homeostat.models.adapters.token_inputs import bare
 from homeostat.models.contract import IteratedModel, from_functions
-from homeostat.models.starts import Noise, Own, Perturbed, Projection, Start, Zeros
+from homeostat.models.starts import Noise, Own, Projection, Start, Zeros
+
+_STARTS = (Zeros, Noise, Projection)
+"""What a model's own start can be; the others are made from an own start."""
 
 
 class RecurrentDepth(nn.Module, IteratedModel):
@@ -26,7 +28,7 @@ class RecurrentDepth(nn.Module, IteratedModel):
         *,
         functions: IteratedModel,
         owned: list[nn.Module],
-        start: "Start | Callable[[Any], Any]",
+        start: Zeros | Noise | Projection | Callable[[Any], Any],
         embedding: Callable[[Any], Tensor],
         token_states: bool,
     ) -> None:
@@ -43,7 +45,7 @@ class RecurrentDepth(nn.Module, IteratedModel):
     def initial_state(self, context: Any, start: Start) -> Any:
         """The model's own start, or any other in its shape. `Projection` starts from the embedding."""
         context = bare(context)
-        if isinstance(self._start, BaseModel):
+        if isinstance(self._start, _STARTS):
             template = torch.zeros_like(self._embedding(context))
             if isinstance(start, Own):  # noise of the model's own is drawn example by example, by the seed asked for
                 indices = range(len(template)) if start.indices is None else start.indices
@@ -72,7 +74,7 @@ def recurrent_depth(
     prelude: Callable[[Any], Any],
     core: Callable[..., Any],
     coda: Callable[..., Tensor],
-    start: "Start | Callable[[Any], Any] | None" = None,
+    start: Zeros | Noise | Projection | Callable[[Any], Any] | None = None,
     embedding: Callable[[Any], Tensor] | None = None,
     score: Callable[[Any, Any], Tensor] | None = None,
     owner: nn.Module | None = None,
@@ -125,10 +127,7 @@ def recurrent_depth(
         ((1, 5, 3), tensor([[0, 3, 4]]))
     """
     start = Zeros() if start is None else start
-    if isinstance(start, BaseModel) and not isinstance(start, Zeros | Noise | Projection):
-        hint = "it has no own start to begin with" if isinstance(start, Own | Perturbed) else "choose Zeros or Noise"
-        raise ContractError(f"start {type(start).__name__} cannot be a model's own start: {hint}")
-    if not isinstance(start, BaseModel) and not callable(start):
+    if not isinstance(start, _STARTS) and not callable(start):
         raise ContractError(f"start must be Zeros(), Noise(scale=…), Projection() or a function, not {start!r}")
     parts = {"prelude": prelude, "core": core, "coda": coda}
     for part, function in parts.items():

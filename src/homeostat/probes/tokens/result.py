@@ -24,10 +24,7 @@ class TokenBudget:
     @property
     def perplexity(self) -> Estimate:
         """exp(loss), and of the ends of its interval."""
-        return Estimate(
-            *(math.exp(x) if x < 700 else math.inf for x in (self.loss.value, self.loss.low, self.loss.high)),
-            self.loss.count,
-        )
+        return Estimate(_exp(self.loss.value), _exp(self.loss.low), _exp(self.loss.high), self.loss.count)
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,6 +75,10 @@ class TokenTable:
         ]
         text += [f"{self.failed} sequences were not finite at the end."] if self.failed else []
         return "\n".join(text + ([self.note] if self.note else []))
+
+
+def _exp(nats: float) -> float:
+    return math.inf if nats > 700 else math.exp(nats)
 
 
 def _lines(rows: tuple[TokenRow, ...], unit_cost: float) -> list[str]:
