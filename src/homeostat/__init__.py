@@ -22,7 +22,7 @@ from homeostat.engine import (
     solve,
     solve_stream,
 )
-from homeostat.inference import predict
+from homeostat.inference import Breadth, Condition, Policy, fit_stopping, predict
 from homeostat.models import IteratedModel, from_functions, load
 from homeostat.probes import Audit, audit, gradient_bias
 from homeostat.training import train
@@ -34,8 +34,10 @@ __all__ = [
     "GMRES",
     "Anderson",
     "Audit",
+    "Breadth",
     "Broyden",
     "Carry",
+    "Condition",
     "Implicit",
     "IteratedModel",
     "Neumann",
@@ -43,6 +45,7 @@ __all__ = [
     "OneStep",
     "Phantom",
     "Picard",
+    "Policy",
     "Shared",
     "Shine",
     "Solution",
@@ -51,6 +54,7 @@ __all__ = [
     "Unrolled",
     "audit",
     "bilevel",
+    "fit_stopping",
     "from_functions",
     "gradient_bias",
     "load",

@@ -1,22 +1,26 @@
 """Answers for inputs that nobody has judged: with the steps each took, its residual and its status."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from homeostat.engine import Picard, Solution, Status, Stop, solve
-from homeostat.errors import ContractError
-from homeostat.models import Checkpoint, CheckpointConfig, load
+from homeostat.engine import Carry, Picard, Shared, Solution, Status, Stop, solve
+from homeostat.engine.nest import flatten
+from homeostat.errors import InputError
+from homeostat.inference.breadth import Breadth, of_runs, widen
+from homeostat.inference.guided import Guided
+from homeostat.inference.policy import Policy
+from homeostat.inference.stopped import Stopped
+from homeostat.inference.stream import stream_of
 from homeostat.models.contract import as_model
 from homeostat.models.starts import Own
-from homeostat.tasks import Puzzle, PuzzleTask, stack
-
-_RTOL = 1e-3
-"""The residual at which an audit calls an example settled."""
+from homeostat.probes.answers import judge_of
+from homeostat.probes.courses.signals import AnswerReader
+from homeostat.probes.courses.watched import bare_context
+from homeostat.probes.examples import whole_number
 
 _BATCH = 256
 
@@ -29,51 +33,57 @@ class Prediction:
         outputs: what the model's `decode` gives.
         steps: `(batch,)` int64.
         residual: `(batch,)`, relative residual of the last step, RMS(f(z) - z) / RMS(f(z)).
-        status: `(batch,)` int8 of `Status`. Anything but CONVERGED is an answer read while the state was still moving.
+        status: `(batch,)` int8 of `Status`. Anything but CONVERGED is an answer read while the state was still moving;
+            with a policy, CONVERGED says that its conditions were met.
+        row_evaluations: evaluations of `step` times the rows in each, over all starts.
+        confidence: `(batch,)`: softmax probability of the least sure asked position; NaN where nothing says that
+            outputs are logits.
+        abstained: `(batch,)` bool: answers that the policy would not give; without one, those that did not converge.
+        agreement: `(batch,)`, with several starts: share of the runs that end with this answer.
     """
 
     outputs: Any
     steps: Tensor
     residual: Tensor
     status: Tensor
+    row_evaluations: int
+    confidence: Tensor
+    abstained: Tensor
+    agreement: Tensor | None = None
 
     def __repr__(self) -> str:
-        return repr(Solution(None, self.steps, self.residual, self.status, int(self.steps.sum()))).replace(
-            "Solution", "Prediction", 1
-        )
+        text = repr(Solution(None, self.steps, self.residual, self.status, self.row_evaluations))
+        abstained = f"abstained: {int(self.abstained.sum())} of {len(self.abstained)}"
+        return f"{text.replace('Solution', 'Prediction', 1)}\n  {abstained}"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one puzzle."""
-
-    puzzle: Puzzle
-    answer: Tensor
-    """`(*space)` int64."""
-    steps: int
-    residual: float
-    status: Status
-    right: bool
-    """Whether the answer is right, checked without the model. CONVERGED alone does not say so."""
-
-
-def most_steps(config: CheckpointConfig, side: int) -> int:
-    """Most steps of a prediction for an input whose longest side is `side` positions: twice the trained horizon at
-    least, so that what training has seen can settle.
-    """
-    return max(2 * config.trained_steps, round(config.predict_steps * side))
-
-
-def predict(model: Any, inputs: Any, *, stop: Stop) -> Prediction:
-    """Run one batch of inputs until each example stops, and decode.
+def predict(
+    model: Any,
+    inputs: Any,
+    *,
+    stop: Stop | None = None,
+    policy: Policy | None = None,
+    breadth: Breadth | None = None,
+    judge: Any = None,
+    batch_size: int = _BATCH,
+) -> Prediction:
+    """Run a batch of inputs until each example stops, and decode.
 
     Args:
-        model: anything with the functions of the contract.
+        model: anything with the functions of the contract, in evaluation mode.
         inputs: one batch, as the model's `encode` takes it.
-        stop: tolerance and most steps.
+        stop: tolerance and most steps. Or
+        policy: what `fit_stopping` has made; examples that stop leave room for others, so that the batch stays full.
+        breadth: several starts for each example, and how one answer is chosen among theirs. A policy's promise is for
+            one start.
+        judge: says how answers are read: needed by a policy that was fitted with one, and by breadth; the model's own
+            object when None.
+        batch_size: most rows that are iterated at once, with a policy.
 
     Raises:
         ContractError: a model that breaks the contract.
+        PolicyError: a policy that was made for another model.
+        InputError: neither `stop` nor `policy`, or both; nothing that says what breadth needs.
 
     Example:
         >>> import torch, homeostat as hs
@@ -87,69 +97,97 @@ def predict(model: Any, inputs: Any, *, stop: Stop) -> Prediction:
         >>> found.outputs.T, found.steps
         (tensor([[2., 3.]]), tensor([5, 6]))
     """
-    iterated = as_model(model)
+    whole_number("batch_size", batch_size)
+    if stop is not None and policy is None:
+        runner: _ByStop | _ByPolicy = _ByStop(model, stop, judge)
+    elif policy is not None and stop is None:
+        runner = _ByPolicy(model, policy, judge, batch_size)
+    else:
+        raise InputError("predict takes either stop=hs.Stop(...) or policy=hs.Policy.load(...)")
+    agreement = None
     with torch.no_grad():
-        context = iterated.encode(inputs)
-        start = iterated.initial_state(context, Own())
-        solution = solve(iterated.step, start, context, method=Picard(), stop=stop)
-        outputs = iterated.decode(solution.state, context)
-    return Prediction(outputs, solution.steps, solution.residual, solution.status)
+        context = runner.context(inputs)
+        state = runner.model.initial_state(context["model"], Own())
+        if breadth is None:
+            found, evaluations = runner.run(state, context)
+        else:
+            state = breadth.begin(state, lambda start: runner.model.initial_state(context["model"], start))
+            runs, evaluations = runner.run(state, widen(context, breadth.starts))
+            chosen, agreement = breadth.choose_runs(runs, context["asked"])
+            found = of_runs(runs, chosen)
+    abstained = found.abstained
+    if breadth is not None and breadth.choose == "agreement" and agreement is not None:
+        abstained = abstained | (agreement < breadth.least_agreement)
+    return Prediction(
+        found.outputs,
+        found.steps,
+        found.residual,
+        found.status,
+        evaluations,
+        found.confidence,
+        abstained,
+        agreement,
+    )
 
 
-def answer_puzzles(
-    checkpoint: Checkpoint | str | os.PathLike[str],
-    task: PuzzleTask,
-    puzzles: Sequence[Puzzle],
-    *,
-    rtol: float = _RTOL,
-    max_steps: int | None = None,
-) -> list[Answer]:
-    """Answer puzzles of any shapes, in their order.
+class _ByStop:
+    """Runs that stop by a tolerance."""
 
-    Args:
-        checkpoint: a loaded checkpoint, its folder, or the name of a shipped one.
-        task: the task that the puzzles belong to.
-        rtol: relative residual at which an example stops.
-        max_steps: most steps; None takes what the checkpoint says for the size of each puzzle.
+    def __init__(self, model: Any, stop: Stop, judge: Any) -> None:
+        self.model, self._stop, self._judge = as_model(model), stop, judge_of(model, judge)
 
-    Example:
-        >>> from homeostat.tasks import get_task
-        >>> maze = b"#######\\n#S    #\\n# ### #\\n#G#   #\\n#######"
-        >>> task = get_task("mazes")
-        >>> answer = answer_puzzles("mazes", task, task.parse(maze, name="stdin"))[0]
-        >>> print(task.text(answer.puzzle.inputs, answer.answer))
-        #######
-        #S    #
-        #*### #
-        #G#   #
-        #######
-    """
-    if not isinstance(checkpoint, Checkpoint):
-        checkpoint = load(checkpoint)
-    config, model = checkpoint.config, checkpoint.model
-    if config.task.name != task.name:
-        raise ContractError(f"{config.name} was trained for {config.task.name}, the puzzles are {task.name}")
-    device = next(model.parameters()).device
-    shapes: dict[tuple[int, ...], list[int]] = {}
-    for place, puzzle in enumerate(puzzles):
-        shapes.setdefault(tuple(puzzle.inputs.shape), []).append(place)
-    found: dict[int, Answer] = {}
-    for shape, places in shapes.items():
-        limit = max_steps
-        if limit is None:
-            limit = most_steps(config, max(shape[1:]))
-        for first in range(0, len(places), _BATCH):
-            chunk = places[first : first + _BATCH]
-            inputs = stack([puzzles[place] for place in chunk]).to(device)
-            prediction = predict(model, inputs, stop=Stop(rtol=rtol, max_steps=limit))
-            answers = task.answers(prediction.outputs).cpu()
-            for row, place in enumerate(chunk):
-                found[place] = Answer(
-                    right=task.solves(puzzles[place].inputs, answers[row]),
-                    puzzle=puzzles[place],
-                    answer=answers[row],
-                    steps=int(prediction.steps[row]),
-                    residual=float(prediction.residual[row]),
-                    status=Status(int(prediction.status[row])),
-                )
-    return [found[place] for place in range(len(puzzles))]
+    def context(self, inputs: Any) -> dict[str, Any]:
+        return {"model": self.model.encode(inputs), "asked": self._judge.asked_of(inputs)}
+
+    def run(self, state: Any, context: dict[str, Any]) -> tuple[Stopped, int]:
+        done = solve(self.model.step, state, context["model"], method=Picard(), stop=self._stop)
+        leaves, layout = flatten(done.state, "state")
+        tree, bare = layout.build(leaves), bare_context(context)
+        reader = AnswerReader.of(self.model.decode(tree, bare["model"]), self._judge)
+        unsettled = done.status != int(Status.CONVERGED)
+        found = Stopped.at(self.model, reader, tree, bare, done.steps, done.residual, done.status, unsettled)
+        return found, done.row_evaluations
+
+
+class _ByPolicy:
+    """Runs that stop by a policy."""
+
+    def __init__(self, model: Any, policy: Policy, judge: Any, batch_size: int) -> None:
+        self._guided, self._batch_size = Guided(model, policy, judge), batch_size
+        self.model = self._guided.model
+
+    def context(self, inputs: Any) -> dict[str, Any]:
+        return self._guided.context(inputs)
+
+    def run(self, state: Any, context: dict[str, Any]) -> tuple[Stopped, int]:
+        guided = self._guided
+        begun = guided.map.start(state, context)
+        rows = len(begun["taken"])
+        if rows <= self._batch_size:
+            done = solve(guided.map.step, begun, context, method=Picard(), stop=guided.map.stop, sync_every=1)
+            return guided.read(done.state, context), done.row_evaluations * guided.row_cost
+        starts = (_row_of(begun, "state", row) for row in range(rows))
+        contexts = (_row_of(context, "context", row) for row in range(rows))
+        stream = stream_of(guided, lambda _: next(starts), contexts, self._batch_size, refill=0.125)
+        finished = sorted(((e.index, guided.read(e.state, e.context)) for e in stream), key=lambda pair: pair[0])
+        return _stack([one for _, one in finished]), stream.row_evaluations * guided.row_cost
+
+
+def _row_of(tree: Any, role: Any, row: int) -> Any:
+    """One example of a state or context, with its marks."""
+    leaves, layout = flatten(tree, role)
+    chosen = []
+    for leaf, kind, marked in zip(leaves, layout.kinds, layout.marked, strict=True):
+        if kind == "shared":
+            chosen.append(None if leaf is None else Shared(leaf))
+        else:
+            chosen.append(Carry(leaf[row : row + 1]) if marked else leaf[row : row + 1])
+    return pytree.tree_unflatten(chosen, layout.spec)
+
+
+def _stack(found: list[Stopped]) -> Stopped:
+    def join(*parts: Any) -> Any:
+        return torch.cat(parts)
+
+    columns = {f.name: [getattr(one, f.name) for one in found] for f in fields(Stopped)}
+    return Stopped(**{name: pytree.tree_map(join, *parts) for name, parts in columns.items()})

@@ -5,6 +5,9 @@ from homeostat.probes.attacks.result import Attack, AttackRow
 from homeostat.probes.audits.audit import AuditEvent, audit
 from homeostat.probes.certificates.certify import certify
 from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate
+from homeostat.probes.courses.condition import Condition
+from homeostat.probes.courses.courses import Courses
+from homeostat.probes.courses.follow import follow
 from homeostat.probes.dynamics.measure import measure_dynamics
 from homeostat.probes.dynamics.result import Dynamics, DynamicsRow, ExampleDynamics
 from homeostat.probes.extra_steps.measure import extra_steps
@@ -42,6 +45,8 @@ __all__ = [
     "CertificateRow",
     "Certificates",
     "Clip",
+    "Condition",
+    "Courses",
     "Difficulty",
     "Dynamics",
     "DynamicsRow",
@@ -82,6 +87,7 @@ __all__ = [
     "compare_trust",
     "cross_horizons",
     "extra_steps",
+    "follow",
     "gradient_bias",
     "measure_dynamics",
     "measure_tokens",
