@@ -9,7 +9,17 @@ import typer
 from lightning_fabric.utilities import rank_zero_only
 from rich.text import Text
 
-from homeostat.cli import audit, calibrate, demo, predict, probe, study, tasks, train  # noqa: F401 - each adds its command
+from homeostat.cli import (  # noqa: F401 - each adds its command
+    audit,
+    calibrate,
+    check_model,
+    demo,
+    predict,
+    probe,
+    study,
+    tasks,
+    train,
+)
 from homeostat.cli.options import APP, ERR
 from homeostat.errors import HomeostatError
 

@@ -38,7 +38,7 @@ class OwnModel:
             yield
 
 
-def load_model(spec: str) -> OwnModel:
+def load_model(spec: str, *, option: str = "--model") -> OwnModel:
     """Run the file and call its function.
 
     Args:
@@ -47,6 +47,7 @@ def load_model(spec: str) -> OwnModel:
             `correct(outputs, targets)`, `symbols`, `loss`, `answers`, `score` and `trained_steps` are
             used where they are there, and so are `training_examples`, in the form of the examples, with
             `training_is_whole = True` where these are all that it was trained on.
+        option: what errors call it.
 
     Raises:
         InputError: the file or the function is not there, or there are no examples.
@@ -59,14 +60,14 @@ def load_model(spec: str) -> OwnModel:
     """
     name, _, function = spec.rpartition(":")
     if not name or not function.isidentifier():
-        raise InputError(f"--model takes path/to/file.py:function, such as model.py:build, not {spec!r}")
+        raise InputError(f"{option} takes path/to/file.py:function, such as model.py:build, not {spec!r}")
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"--model: there is no file {path}")
+        raise InputError(f"{option}: there is no file {path}")
     # Under a name of its own, so that a file called json.py or homeostat.py hides no module.
     module_spec = importlib.util.spec_from_file_location(f"homeostat_model_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
-        raise InputError(f"--model: {path} is not a Python file")
+        raise InputError(f"{option}: {path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     sys.path.insert(0, str(path.parent.resolve()))  # so that the file can import its neighbours
     sys.modules[module_spec.name] = module
@@ -74,7 +75,7 @@ def load_model(spec: str) -> OwnModel:
         module_spec.loader.exec_module(module)
     build = getattr(module, function, None)
     if not callable(build):
-        raise InputError(f"--model: {path} has no function {function}()")
+        raise InputError(f"{option}: {path} has no function {function}()")
     with _blame(path):
         subject = build()
     as_model(subject, where=f"{function}() in {path}")

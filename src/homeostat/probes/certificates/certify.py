@@ -158,7 +158,7 @@ def _certified(
         problem = Problem.of(model.step, own, context)
         watch = _Watch(model, problem, batch, own, options)
         leaves, _ = iterate(problem, max_steps=options.steps, monitor=watch)
-        outputs = model.decode(problem.layout.build(leaves), context)
+        outputs = model.decode(problem.layout.build(leaves), problem.context_layout.build(problem.context))
         right = options.judge.judged("correct", outputs, batch.targets, batch.rows)
     if right is not None:
         right = right & ~watch.failed
