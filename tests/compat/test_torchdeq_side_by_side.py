@@ -107,12 +107,9 @@ def test_implicit_gradient_of_two_tensors(b_solver, hook):
     assert_same(own_gradients, gradients)
 
 
-@pytest.mark.parametrize("b_solver", SOLVERS[:1] + SOLVERS[2:])
 @pytest.mark.parametrize("limit", [1, 2, 5])
-def test_a_truncated_adjoint_is_truncated_alike(b_solver, limit):
-    if b_solver != "fixed_point_iter" and limit > 2:
-        pytest.skip("accelerated iterations differ on the way")
-    options = {"ift": True, "b_solver": "fixed_point_iter", "b_max_iter": limit, "f_max_iter": 100, "f_tol": 1e-12}
+def test_a_truncated_adjoint_is_truncated_alike(limit):
+    options = {"ift": True, "b_max_iter": limit, "f_max_iter": 100, "f_tol": 1e-12}
     *_, theirs = run(torchdeq, **options)
     *_, mine = run(ours, **options)
     assert_same(mine, theirs, 1e-9)
@@ -147,7 +144,9 @@ def test_phantom_gradients_and_sampled_states(core, options, pair):
     torch.testing.assert_close(own["nstep"], info["nstep"])
 
 
-@pytest.mark.parametrize("kwargs", [{"tau": 0.6}, {"return_final": True}, {"f_max_iter": 5}, {"f_max_iter": 5, "tau": 0.5}])
+@pytest.mark.parametrize(
+    "kwargs", [{"tau": 0.6}, {"return_final": True}, {"f_max_iter": 5}, {"f_max_iter": 5, "tau": 0.5}]
+)
 def test_options_of_one_call(kwargs):
     given = dict(kwargs)
     theirs, info, _ = run(torchdeq, kwargs={"solver_kwargs": kwargs}, f_tol=1e-6)
@@ -191,7 +190,9 @@ def test_a_map_that_couples_its_rows():
         (z,), _ = deq(lambda z, s=source: mixing @ z + s, torch.zeros_like(x))
         torch.testing.assert_close(z.detach(), exact, rtol=1e-7, atol=1e-7)
         z[:, 0].sum().backward()
-        wanted = torch.linalg.solve((torch.eye(5, dtype=torch.float64) - mixing).T, torch.ones(5, 1, dtype=torch.float64))
+        wanted = torch.linalg.solve(
+            (torch.eye(5, dtype=torch.float64) - mixing).T, torch.ones(5, 1, dtype=torch.float64)
+        )
         torch.testing.assert_close(source.grad[:, :1], wanted, rtol=1e-7, atol=1e-7)
 
 
@@ -207,8 +208,8 @@ def test_spectral_radius_in_evaluation():
 
 
 def test_evaluation_keeps_the_gradient_that_torchdeq_cuts():
+    cell, x, aim = problem()
     for options in ({"ift": True, "b_max_iter": 80}, {"grad": 30}):
-        cell, x, aim = problem()
         layer = ours.get_deq(f_max_iter=80, f_tol=1e-10, **options)
         found = []
         for mode in (True, False):
@@ -273,7 +274,7 @@ def test_layers_can_be_pickled_and_leave_their_arguments_alone():
 def test_torchdeqs_own_options_are_all_known():
     """Every keyword of torchdeq's layers, with its default, and every argument of its parser."""
     known = {}
-    for core in (torchdeq.core.DEQBase, torchdeq.DEQSliced, torchdeq.DEQIndexing):
+    for core in (torchdeq.core.DEQBase, torchdeq.core.DEQSliced, torchdeq.core.DEQIndexing):
         parameters = inspect.signature(core.__init__).parameters.values()
         known |= {p.name: p.default for p in parameters if p.default is not p.empty and p.name != "args"}
     for name, default in known.items():
@@ -321,7 +322,7 @@ def test_what_a_call_cannot_have():
         ours.get_deq(f_solver="anderson")(lambda z: 0.5 * z + 1, start, solver_kwargs={"lam": 1e-3})
     with pytest.warns(UserWarning, match="tau has no effect on the solver broyden"):
         ours.get_deq(f_solver="broyden")(lambda z: 0.5 * z + 1, start, solver_kwargs={"tau": 0.5})
-    with pytest.raises(ContractError, match="state became"):
+    with pytest.raises(ContractError, match="step changed state"):
         deq(lambda z: z[:, :2], start)
     with pytest.raises(ContractError, match="z_init must be"):
         deq(lambda z: z, [1.0, 2.0])
@@ -341,8 +342,9 @@ def test_solvers_as_functions():
     with torch.no_grad():
         exact = hs.solve(cell, start, x, stop=hs.Stop(rtol=1e-12)).state
         for name in SOLVERS:
-            theirs = torchdeq.solver.get_solver(name)(lambda z: cell(z, x), start, max_iter=40, tol=1e-9, indexing=[3])
-            mine = ours.get_solver(name)(lambda z: cell(z, x), start, max_iter=40, tol=1e-9, indexing=[3])
+            options = {"max_iter": 40, "tol": 1e-9, "indexing": [3]}
+            theirs = torchdeq.solver.get_solver(name)(lambda z, tau=1.0: cell(z, x), start, **options)
+            mine = ours.get_solver(name)(lambda z: cell(z, x), start, **options)
             assert len(mine[1]) == len(theirs[1]) == 1 or name in ("anderson", "broyden")
             torch.testing.assert_close(mine[0], exact, rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(theirs[0], exact, rtol=1e-3, atol=1e-3)

@@ -3,7 +3,7 @@
 docs/torchdeq.md has the options one by one and every difference. Importing this does not need torchdeq.
 """
 
-from homeostat.compat.torchdeq.core import DEQIndexing, DEQSliced, get_deq, reset_deq
+from homeostat.compat.torchdeq.core import get_deq, reset_deq
 from homeostat.compat.torchdeq.dropout import (
     VariationalDropout,
     VariationalDropout1d,
@@ -28,8 +28,6 @@ from homeostat.compat.torchdeq.solver import (
 from homeostat.compat.torchdeq.utils import add_deq_args, mem_gc, mixed_init
 
 __all__ = [
-    "DEQIndexing",
-    "DEQSliced",
     "SolverStat",
     "VariationalDropToken1d",
     "VariationalDropToken2d",

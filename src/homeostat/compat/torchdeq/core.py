@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from homeostat.compat.torchdeq.dropout import reset_dropout
 from homeostat.compat.torchdeq.gradients import Gradient, Implicit, Phantom
 from homeostat.compat.torchdeq.norm import reset_norm
-from homeostat.compat.torchdeq.options import Options, read_options
+from homeostat.compat.torchdeq.options import read_options
 from homeostat.compat.torchdeq.solver import SolverOptions, SolverStat, statistics
 from homeostat.errors import ContractError, InputError
 from homeostat.nn.jacobian import spectral_radius

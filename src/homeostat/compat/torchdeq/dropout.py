@@ -1,7 +1,7 @@
 """torchdeq's dropouts: one mask a solve, kept on the module until `reset_dropout`.
 
-`homeostat.nn.VariationalDropout` puts the mask into the context instead, so that it leaves the batch with its row; where
-no row leaves, as in `deq(f, z0)`, a mask on the module does.
+`homeostat.nn.VariationalDropout` puts the mask into the context instead, so that it leaves the batch with its row;
+where no row leaves, as in `deq(f, z0)`, a mask on the module does.
 """
 
 import torch

@@ -1,9 +1,10 @@
 """What is returned in training, and its gradient: torchdeq's phantom gradient and its implicit one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,9 @@ from homeostat.compat.torchdeq.solver import SolverOptions, SolverStat, damped, 
 from homeostat.engine.backward.attach import Part, Transform, attach
 from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.backward.tape import AnyTape, record
+from homeostat.engine.forward.record import to_host
 from homeostat.engine.forward.run import Run
+from homeostat.engine.norms import row_lengths
 from homeostat.engine.problem import Problem
 
 Step = Callable[[Any], Any]
@@ -100,7 +103,7 @@ class Implicit:
 
     def _transform(self, tape: AnyTape, writer: Writer | None) -> Transform:
         def transform(cotangents: Sequence[Tensor]) -> list[Tensor]:
-            # The map of u takes 0 to g, so that starting from g is one product ahead of torchdeq's start from 0.
+            # The map of u takes 0 to g: starting from g spares the first product of torchdeq's start from 0.
             start = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
 
             def adjoint(u: Any) -> Any:
@@ -108,9 +111,11 @@ class Implicit:
                 added = [p + g for p, g in zip(pulled, cotangents, strict=True)]
                 return added[0] if isinstance(u, Tensor) else tuple(added)
 
-            found = self.solver.solve(adjoint, start)
+            rest = replace(self.solver, max_iter=self.solver.max_iter - 1)
+            found = rest.solve(adjoint, start)
             if writer is not None:
-                writer(statistics(found))
+                size = to_host(torch.stack([row_lengths(g) for g in cotangents]).norm(dim=0))
+                writer(statistics(found.behind(size, np.ones_like(size))))
             return [found.state] if isinstance(found.state, Tensor) else list(found.state)
 
         return transform

@@ -1,6 +1,7 @@
 """torchdeq's options by their names, each checked, and none taken that is not known."""
 
 import difflib
+import itertools
 import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -136,7 +137,7 @@ class Options:
             marks = [end - (count - 1 - k) * gap for k in range(count)]
         else:
             marks = [*(self.indexing or ()), max_iter]
-        if any(late < early for early, late in zip(marks, marks[1:], strict=False)):
+        if any(late < early for early, late in itertools.pairwise(marks)):
             raise InputError(f"indexing must rise, up to f_max_iter={max_iter} at most, not {marks[:-1]}")
         if len(self.grads) not in (1, len(marks)):
             raise InputError(

@@ -1,7 +1,7 @@
 """A whole batch iterated until every row is within tolerance, with the best state of each row: torchdeq's rule."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,8 @@ class Together:
     """How a batch ended."""
 
     state: Any
-    """In the structure of the start: of each row the f(z) with the lowest error, or the last."""
+    """In the structure of the start: the last f(z), where that is within tolerance in all rows; otherwise of each row
+    the f(z) with the lowest error. (Rows that are coupled must be from one and the same step.)"""
     samples: list[Any]
     """The same, after the evaluations that were asked for; those never reached have the state at the end."""
     absolute: Table
@@ -39,7 +40,7 @@ class Together:
     lowest_relative: Table
     """`(rows,)`."""
     at: Table
-    """`(rows,)`, the evaluation that `state` is from; 0 for the start."""
+    """`(rows,)`, the evaluation with the lowest error; 0 for the start."""
     max_steps: int
     measured_last: bool
     """Only the last step was measured."""
@@ -50,6 +51,22 @@ class Together:
         rest = self.max_steps - len(course)
         rows = len(lowest)
         return np.concatenate([np.full((1, rows), first), course, np.broadcast_to(lowest, (rest, rows))]).T
+
+    def behind(self, absolute: Table, relative: Table) -> "Together":
+        """The same with one more evaluation in front, whose value was the start and whose errors these are, `(rows,)`.
+
+        It is taken to have been the best where none of the others was.
+        """
+        none = self.at == 0
+        return replace(
+            self,
+            absolute=np.concatenate([absolute[None], self.absolute]),
+            relative=np.concatenate([relative[None], self.relative]),
+            lowest_absolute=np.where(none, absolute, self.lowest_absolute),
+            lowest_relative=np.where(none, relative, self.lowest_relative),
+            at=self.at + 1,
+            max_steps=self.max_steps + 1,
+        )
 
 
 def solve_together(
@@ -74,7 +91,7 @@ def solve_together(
         tol: below which error a row is finished; 0 takes all steps.
         relative: whether that error, and the lowest, is the relative one.
         samples: evaluations after which the state is kept.
-        final: return the last state of each row, not the one with the lowest error.
+        final: return the last state in any case.
         measure: `"last"` looks at the last step alone.
 
     Example:
@@ -95,7 +112,7 @@ def solve_together(
         stepper = make_stepper(problem, method)
         pace = Pace(problem.state, None)
         marks = sorted({mark for mark in samples if mark < max_steps} | {max_steps})
-        taken, done = 0, False
+        taken, done, record = 0, False, None
         while taken < max_steps and not done:
             room = next(mark for mark in marks if mark > taken) - taken
             if measure == "last":
@@ -106,9 +123,12 @@ def solve_together(
                 taken += record.steps
             done = course.add(record, tol)
             pace.observe(course.closest)
-            if not done or course.steps == taken:
+            if not done:
                 kept[taken] = course.best
     layout, best = problem.layout, course.best
+    if done:
+        assert record is not None
+        best = record.after[course.steps - record.first - 1]
     return Together(
         state=layout.build(best),
         samples=[layout.build(kept.get(mark, best)) for mark in samples],
