@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.forward.pace import Pace
+from homeostat.engine.forward.picard import PicardStepper
 from homeostat.engine.forward.record import Record, to_host
 from homeostat.engine.forward.run import make_stepper
-from homeostat.engine.methods import Method
+from homeostat.engine.methods import Method, Picard
 from homeostat.engine.nest import merge_rows, select
 from homeostat.engine.norms import row_lengths
 from homeostat.engine.problem import Problem
@@ -95,7 +96,6 @@ def solve_together(
         measure: `"last"` looks at the last step alone.
 
     Example:
-        >>> from homeostat.engine.methods import Picard
         >>> found = solve_together(
         ...     lambda z: 0.5 * z + 1, torch.zeros(2, 1), method=Picard(), max_steps=50, tol=1e-3, relative=False
         ... )
@@ -109,7 +109,7 @@ def solve_together(
     course = _Course(problem, relative, final)
     kept: dict[int, list[Tensor]] = {}
     with torch.no_grad():
-        stepper = make_stepper(problem, method)
+        stepper = _PlainSteps(problem, method) if isinstance(method, Picard) else make_stepper(problem, method)
         pace = Pace(problem.state, None)
         marks = sorted({mark for mark in samples if mark < max_steps} | {max_steps})
         taken, done, record = 0, False, None
@@ -145,6 +145,26 @@ def solve_together(
 
 _UNTESTED = 4
 """Steps to a look where nothing is tested: as many as the states of may be kept."""
+
+
+class _PlainSteps(PicardStepper):
+    """Plain steps of which nothing is measured at once: what they leave behind is measured block by block."""
+
+    def _first_step(self, state: list[Tensor]) -> list[Tensor]:
+        after = super()._first_step(state)
+        step, device = self.problem.step, state[0].device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            # A step that kept the contract once is not looked at again; autocast changes dtypes, which wants a look.
+            lone = self.problem.layout.lone
+            self._apply = lambda z: [step(z[0], None)] if lone else list(step(tuple(z), None))
+        return after
+
+    def receive(self, record: Record, after: list[Tensor]) -> None:
+        """See `Stepper.receive`."""
+        record.before.append(self.state)
+        record.after.append(after)
+        self.state = self.last = after
+        self.taken += 1
 
 
 class _Course:
@@ -205,11 +225,23 @@ class _Course:
 
 def _errors(record: Record) -> tuple[Table, Table]:
     """Absolute and relative errors of the steps, `(steps, rows)` each."""
-    leaves = len(record.measured)
-    sizes = [row_lengths(x[i]) for x in record.after for i in record.measured]
-    table = to_host(torch.stack([*record.lengths, *sizes]))
-    if leaves > 1:
-        table = np.sqrt(np.square(table).reshape(-1, leaves, table.shape[1]).sum(1))
-    change, size = table[: record.steps], table[record.steps :]
+    if record.lengths:
+        sizes = [row_lengths(x[i]) for x in record.after for i in record.measured]
+        table = to_host(torch.stack([*record.lengths, *sizes]))
+        table = table.reshape(2, record.steps, len(record.measured), -1)
+    else:
+        table = to_host(torch.stack([_plain_lengths(record, i) for i in record.measured], 2))
+    change, size = table[:, :, 0] if table.shape[2] == 1 else np.sqrt(np.square(table).sum(2))
     with np.errstate(all="ignore"):
         return change, change / (size + _TINY)
+
+
+def _plain_lengths(record: Record, leaf: int) -> Tensor:
+    """Norms of one leaf's f(z) - z, and of its f(z), `(2, steps, rows)`; of plain steps, one behind the other."""
+    course = [record.before[0][leaf], *(after[leaf] for after in record.after)]
+    if record.steps == 1:
+        return torch.stack([row_lengths(course[1] - course[0]), row_lengths(course[1])])[:, None]
+    states = torch.stack(course)
+    rows = states.shape[1]
+    lengths = [row_lengths(x.flatten(0, 1)).view(-1, rows) for x in (states[1:] - states[:-1], states[1:])]
+    return torch.stack(lengths)
