@@ -10,7 +10,7 @@ from homeostat.compat.torchdeq.dropout import reset_dropout
 from homeostat.compat.torchdeq.gradients import Gradient, Implicit, Phantom
 from homeostat.compat.torchdeq.norm import reset_norm
 from homeostat.compat.torchdeq.options import read_options
-from homeostat.compat.torchdeq.solver import SolverOptions, SolverStat, statistics
+from homeostat.compat.torchdeq.solver import SolverOptions, SolverStat
 from homeostat.errors import ContractError, InputError
 from homeostat.nn.jacobian import spectral_radius
 
@@ -75,9 +75,9 @@ class DEQ(nn.Module):
         states, info = [], SolverStat()
         before = 0
         for mark, gradient in self._gradients(limit):
-            found = self._solver(mark - before, given).solve(step, state)
-            before, info = mark, statistics(found)
-            states += gradient.states(step, found.state, writer)
+            solved, _, info = self._solver(mark - before, given).solve(step, state)
+            before = mark
+            states += gradient.states(step, solved, writer)
             state = states[-1]
         return states, info
 
@@ -90,9 +90,9 @@ class DEQ(nn.Module):
         sradius_mode: bool,
         writer: Writer | None,
     ) -> tuple[list[Any], SolverStat]:
-        found = self._solver(self.options.evaluation_steps if limit is None else limit, given).solve(step, state)
-        info, state = statistics(found), found.state
-        info["sradius"] = torch.zeros(1, device=found.device)
+        limited = self._solver(self.options.evaluation_steps if limit is None else limit, given)
+        state, _, info = limited.solve(step, state)
+        info["sradius"] = torch.zeros(1, device=info["nstep"].device)
         if sradius_mode:
             info["sradius"] = spectral_radius(lambda z, _: step(z), state)
         if torch.is_grad_enabled():
@@ -133,11 +133,11 @@ class DEQIndexing(DEQ):
     ) -> tuple[list[Any], SolverStat]:
         gradients = self._gradients(limit)
         marks = [mark for mark, _ in gradients]
-        found = self._solver(marks[-1], given).solve(step, state, marks)
+        _, samples, info = self._solver(marks[-1], given).solve(step, state, marks)
         states: list[Any] = []
-        for sample, (_, gradient) in zip(found.samples, gradients, strict=True):
+        for sample, (_, gradient) in zip(samples, gradients, strict=True):
             states += gradient.states(step, sample, writer)
-        return states, statistics(found)
+        return states, info
 
 
 Step = Callable[[Any], Any]

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from homeostat.compat.torchdeq.solver import SolverOptions, SolverStat, damped, statistics
+from homeostat.compat.torchdeq.solver import SolverOptions, SolverStat, damped
 from homeostat.engine.backward.attach import Part, Transform, attach
 from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.backward.tape import AnyTape, record
@@ -112,11 +111,12 @@ class Implicit:
                 return added[0] if isinstance(u, Tensor) else tuple(added)
 
             rest = replace(self.solver, max_iter=self.solver.max_iter - 1)
-            found = rest.solve(adjoint, start)
+            solved, _, info = rest.solve(
+                adjoint, start, behind=lambda: to_host(torch.stack([row_lengths(g) for g in cotangents]).norm(dim=0))
+            )
             if writer is not None:
-                size = to_host(torch.stack([row_lengths(g) for g in cotangents]).norm(dim=0))
-                writer(statistics(found.behind(size, np.ones_like(size))))
-            return [found.state] if isinstance(found.state, Tensor) else list(found.state)
+                writer(info)
+            return [solved] if isinstance(solved, Tensor) else list(solved)
 
         return transform
 

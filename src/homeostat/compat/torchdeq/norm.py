@@ -73,9 +73,9 @@ class _Norm:
                     module.register_buffer(f"{name}_{suffix}", vector)
             if self.learn_scale:
                 module.register_parameter(f"{name}_g", nn.Parameter(scale))
-        self.compute(module)
+        self(module)
 
-    def compute(self, module: nn.Module) -> None:
+    def __call__(self, module: nn.Module) -> None:
         """The weights from their parameters, with a graph where gradients are enabled."""
         for name, dim in zip(self.names, self.dims, strict=True):
             setattr(module, name, self._weight(module, name, dim))
@@ -197,7 +197,7 @@ def reset_norm(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "_deq_norm"):
-            module._deq_norm.compute(module)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+            module._deq_norm(module)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
 
 
 def remove_norm(model: nn.Module) -> None:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from homeostat.compat.torchdeq.together import Together, solve_together
+from homeostat.compat.torchdeq.together import Table, Together, solve_together
+from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.methods import Anderson, Broyden, Method, Picard
 from homeostat.engine.norms import row_lengths
+from homeostat.engine.problem import Problem
 from homeostat.engine.stop import check_count, check_range
 from homeostat.errors import InputError, warn_caller
 
@@ -61,10 +64,9 @@ class SolverStat(dict[str, Tensor]):
 
     def __init__(self, **known: Tensor) -> None:
         super().__init__(known)
-        for key in ("abs_lowest", "rel_lowest", "nstep", "sradius"):
-            self.setdefault(key, torch.tensor([_UNSET]))
-        for key in ("abs_trace", "rel_trace"):
-            self.setdefault(key, torch.tensor([[_UNSET]]))
+        for key in ("abs_lowest", "rel_lowest", "abs_trace", "rel_trace", "nstep", "sradius"):
+            if key not in known:
+                self[key] = torch.tensor([[_UNSET]] if key.endswith("trace") else [_UNSET])
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,30 @@ class SolverOptions:
             return Broyden(memory=self.more.get("LBFGS_thres") or max(self.max_iter, 1))
         return Picard()
 
-    def solve(self, step: Callable[[Any], Any], state: Any, samples: Sequence[int] = ()) -> Together:
+    def solve(
+        self,
+        step: Callable[[Any], Any],
+        state: Any,
+        samples: Sequence[int] = (),
+        behind: Callable[[], Table] | None = None,
+    ) -> tuple[Any, list[Any], SolverStat]:
         """Iterate `step` from `state`.
 
         Args:
             step: `state -> state`.
             state: a tensor or a tuple of tensors, batch first.
             samples: evaluations after which the state is kept.
+            behind: `state` is the value of one more evaluation, from 0, whose size `(rows,)` this gives: the statistics
+                are to count it.
+
+        Returns:
+            The state, the states at the samples, and statistics.
         """
-        if self.tau != 1 and not isinstance(self.method, Anderson):
+        if self.tau != 1 and self.solver != "anderson":
             step = damped(step, self.tau)  # torchdeq returns, and measures, the damped step
-        return solve_together(
+        if self.simple:
+            return repeat(step, state, self.max_iter, samples, counted_before=behind is not None)
+        found = solve_together(
             step,
             state,
             method=self.method,
@@ -146,8 +161,8 @@ class SolverOptions:
             relative=self.stop_mode == "rel",
             samples=samples,
             final=self.final,
-            measure="last" if self.simple else "all",
         )
+        return found.state, found.samples, statistics(found if behind is None else found.behind(behind()))
 
 
 def damped(step: Callable[[Any], Any], tau: float) -> Callable[[Any], Any]:
@@ -171,20 +186,34 @@ def damped(step: Callable[[Any], Any], tau: float) -> Callable[[Any], Any]:
 
 def statistics(found: Together) -> SolverStat:
     """What was found on the way, under torchdeq's keys."""
-    if found.measured_last:
-        absolute, relative = found.absolute[-1:], found.relative[-1:]
-        lowest = {"abs_lowest": absolute[0], "rel_lowest": relative[0]}
-        traces = {"abs_trace": absolute.T, "rel_trace": relative.T}
-    else:
-        lowest = {"abs_lowest": found.lowest_absolute, "rel_lowest": found.lowest_relative}
-        traces = {"abs_trace": found.trace(found.absolute, found.lowest_absolute, _NOTHING_YET)}
-        traces["rel_trace"] = found.trace(found.relative, found.lowest_relative, _NOTHING_YET)
-        lowest = {key: value.clip(max=_NOTHING_YET) for key, value in lowest.items()}
-    numbers = {**lowest, **traces, "nstep": found.at}
-    device = found.device
-    return SolverStat(
-        **{key: torch.from_numpy(value.copy()).to(device, torch.float32) for key, value in numbers.items()}
-    )
+    numbers = {
+        "abs_lowest": found.lowest_absolute.clip(max=_NOTHING_YET),
+        "rel_lowest": found.lowest_relative.clip(max=_NOTHING_YET),
+        "abs_trace": found.trace(found.absolute, found.lowest_absolute, _NOTHING_YET),
+        "rel_trace": found.trace(found.relative, found.lowest_relative, _NOTHING_YET),
+        "nstep": found.at,
+    }
+    made = {key: torch.from_numpy(value.astype(np.float32)) for key, value in numbers.items()}
+    return SolverStat(**{key: value.to(found.device) for key, value in made.items()})
+
+
+def repeat(
+    step: Callable[[Any], Any], state: Any, count: int, samples: Sequence[int] = (), counted_before: bool = False
+) -> tuple[Any, list[Any], SolverStat]:
+    """`count` plain steps, of which only the last is measured."""
+    before, kept = state, {}
+    problem = Problem.of(lambda z, _: step(z), state, None)
+    with torch.no_grad():
+        for number in range(1, count + 1):
+            if number > 1:
+                before, state = state, step(state)
+            else:
+                with refuse_batch_statistics():
+                    state = problem.layout.build(problem.apply(problem.state, [None]))
+            if number in samples:
+                kept[number] = state
+        info = solver_stat_from_final_step(before, state, count + counted_before)
+    return state, [kept.get(mark, state) for mark in samples], info
 
 
 def solver_stat_from_final_step(z: Any, fz: Any, nstep: int = 0) -> SolverStat:
@@ -208,7 +237,7 @@ def solver_stat_from_final_step(z: Any, fz: Any, nstep: int = 0) -> SolverStat:
         rel_lowest=relative,
         abs_trace=change[:, None],
         rel_trace=relative[:, None],
-        nstep=torch.full_like(change, nstep),
+        nstep=torch.full_like(change, nstep, dtype=torch.float32),
     )
 
 
@@ -223,8 +252,7 @@ def _named(
     **more: Any,
 ) -> tuple[Any, list[Any], SolverStat]:
     """A fixed point of `func` from `x0`: the state, the states after the evaluations `indexing`, and statistics."""
-    found = SolverOptions(solver, max_iter, tol, stop_mode, more).solve(func, x0, indexing or ())
-    return found.state, found.samples, statistics(found)
+    return SolverOptions(solver, max_iter, tol, stop_mode, more).solve(func, x0, indexing or ())
 
 
 fixed_point_iter = partial(_named, "fixed_point_iter")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +43,6 @@ class Together:
     at: Table
     """`(rows,)`, the evaluation with the lowest error; 0 for the start."""
     max_steps: int
-    measured_last: bool
-    """Only the last step was measured."""
     device: torch.device
 
     def trace(self, course: Table, lowest: Table, first: float) -> Table:
@@ -53,12 +51,12 @@ class Together:
         rows = len(lowest)
         return np.concatenate([np.full((1, rows), first), course, np.broadcast_to(lowest, (rest, rows))]).T
 
-    def behind(self, absolute: Table, relative: Table) -> "Together":
-        """The same with one more evaluation in front, whose value was the start and whose errors these are, `(rows,)`.
+    def behind(self, absolute: Table) -> "Together":
+        """The same with one more evaluation in front, from 0, whose value was the start, of these sizes `(rows,)`.
 
         It is taken to have been the best where none of the others was.
         """
-        none = self.at == 0
+        none, relative = self.at == 0, np.ones_like(absolute)
         return replace(
             self,
             absolute=np.concatenate([absolute[None], self.absolute]),
@@ -80,7 +78,6 @@ def solve_together(
     relative: bool,
     samples: Sequence[int] = (),
     final: bool = False,
-    measure: Literal["all", "last"] = "all",
 ) -> Together:
     """Apply `step` to all rows until the error of each is below `tol`, or `max_steps` times.
 
@@ -93,7 +90,6 @@ def solve_together(
         relative: whether that error, and the lowest, is the relative one.
         samples: evaluations after which the state is kept.
         final: return the last state in any case.
-        measure: `"last"` looks at the last step alone.
 
     Example:
         >>> found = solve_together(
@@ -115,12 +111,8 @@ def solve_together(
         taken, done, record = 0, False, None
         while taken < max_steps and not done:
             room = next(mark for mark in marks if mark > taken) - taken
-            if measure == "last":
-                record = stepper.advance(room, record_all=False)
-                taken += room
-            else:
-                record = stepper.advance(pace.next(room) if tol > 0 else min(room, _UNTESTED), record_all=True)
-                taken += record.steps
+            record = stepper.advance(pace.next(room) if tol > 0 else min(room, _UNTESTED), record_all=True)
+            taken += record.steps
             done = course.add(record, tol)
             pace.observe(course.closest)
             if not done:
@@ -136,9 +128,8 @@ def solve_together(
         relative=course.table(course.relative),
         lowest_absolute=course.lowest[0],
         lowest_relative=course.lowest[1],
-        at=course.at if measure == "all" else np.full(problem.rows, float(max_steps)),
+        at=course.at,
         max_steps=max_steps,
-        measured_last=measure == "last",
         device=problem.state[0].device,
     )
 
