@@ -43,8 +43,8 @@ class TorchDEQModel(nn.Module, IteratedModel):
             if module.training and hasattr(module, "reset_mask") and getattr(module, "dropout", 0) > 0:
                 raise ContractError(
                     f"{type(module).__name__} {name!r} is in training mode, and keeps one mask for a whole batch, "
-                    "whose rows leave here as they finish: call model.eval(), or put a mask of hs.nn.VariationalDropout into "
-                    "the context"
+                    "whose rows leave here as they finish: call model.eval(), or put a mask of hs.nn.VariationalDropout "
+                    "into the context"
                 )
         return self._functions["encode"](inputs)
 
