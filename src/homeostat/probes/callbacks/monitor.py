@@ -3,7 +3,8 @@
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,8 +64,9 @@ class TrainingMonitor:
         ...     trained_steps=20,
         ... )
         >>> numbers = {}
+        >>> batches = [(torch.randn(8, 4), None)]
         >>> monitor = TrainingMonitor(
-        ...     model, [(torch.randn(8, 4), None)], every=100, log=lambda found, step: numbers.update(found), modules=cell
+        ...     model, batches, every=100, log=lambda found, step: numbers.update(found), modules=cell
         ... )
         >>> for step in range(1, 101):  # forward, backward and optimiser would stand here
         ...     seen = monitor.observe(step)
@@ -121,7 +123,7 @@ class TrainingMonitor:
                 seen = self._look(step)
             except Exception as error:  # a look must not end a training that has nothing to do with it
                 seen = Observation(step, self.steps, self.start, error=f"{type(error).__name__}: {error}")
-        object.__setattr__(seen, "seconds", time.perf_counter() - began)
+        seen = replace(seen, seconds=time.perf_counter() - began)
         if seen.error and seen.error not in self._warned:
             self._warned.add(seen.error)
             warn_caller(f"the monitor could not look at the model: {seen.error}", ConvergenceWarning)
@@ -131,8 +133,11 @@ class TrainingMonitor:
         return seen
 
     def _look(self, step: int) -> Observation:
-        limits = classify_limits(self.model, self.examples, steps=self.steps, rtol=self.rtol, checks=())
-        starts = align_starts(self.model, self.examples, steps=self.steps, starts=[self.start], rtol=self.rtol)
+        tensors = [tensor for module in (self.model, *self.modules) for tensor in _parameters(module)]
+        device = tensors[0].device if tensors else None
+        options: dict[str, Any] = {"steps": self.steps, "rtol": self.rtol, "device": device}
+        limits = classify_limits(self.model, self.examples, checks=(), **options)
+        starts = align_starts(self.model, self.examples, starts=[self.start], **options)
         return Observation(
             at=step,
             steps=self.steps,
@@ -187,20 +192,19 @@ def undisturbed(model: Any, modules: Sequence[nn.Module] = ()) -> Iterator[None]
         >>> bool((torch.get_rng_state() == before).all())
         True
     """
-    found = [x for x in (model, *modules) if isinstance(x, nn.Module)]
-    tensors: list[Tensor] = [tensor for module in found for tensor in module.parameters()]
+    found = (model, *modules)
+    tensors = [tensor for module in found for tensor in _parameters(module)]
     devices = sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - other people's state
-    places = [evaluating(module) for module in found]
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            for place in places:
-                place.__enter__()
-            try:
-                yield
-            finally:
-                for place in reversed(places):
-                    place.__exit__(None, None, None)
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), ExitStack() as stack:
+            for module in found:
+                stack.enter_context(evaluating(module))
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _parameters(module: Any) -> list[Tensor]:
+    return list(module.parameters()) if isinstance(module, nn.Module) else []
