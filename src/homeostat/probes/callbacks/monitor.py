@@ -163,17 +163,13 @@ def _reading(name: str, start: str, limits: LimitClasses, starts: StartAlignment
     aligned = starts.of(name, start)
     mine = [example for example in limits.examples if example.difficulty == name]
     finite = np.array([example.residual for example in mine if np.isfinite(example.residual)])
-    failed = [
-        not np.isfinite(example.residual) or not np.isfinite(distance)
-        for example, distance in zip(mine, aligned.distances, strict=True)
-    ]
     return Reading(
         alignment=_known(aligned.cosine),
         null=_known(aligned.null),
         residual_median=float(np.median(finite)) if len(finite) else None,
         residual_high=float(np.quantile(finite, 0.9)) if len(finite) else None,
         shares=limits.of(name).shares,
-        failed=estimates.share(failed),
+        failed=estimates.share(np.arange(aligned.count) < aligned.failed),
     )
 
 

@@ -12,7 +12,8 @@ from homeostat.probes.results import LIMIT_CLASSES, Estimate, LimitClass
 class Reading:
     """The examples of one difficulty.
 
-    An example fails where a state is not finite or out of bounds, in the run from its own start or from the other one.
+    An example fails where a state is not finite or out of bounds, in the run from the other start or in that which it
+    is compared with.
     """
 
     alignment: Estimate | None
@@ -20,7 +21,7 @@ class Reading:
     null: Estimate | None
     """The same between *different* examples: what it is worth nothing."""
     residual_median: float | None
-    """Of RMS(f(z) - z) / RMS(f(z)) at the end, over the examples that are finite there; None where none is."""
+    """Of RMS(f(z) - z) / RMS(f(z)) at the end, over the examples where that is finite; None where it is in none."""
     residual_high: float | None
     """90th percentile."""
     shares: dict[LimitClass, Estimate]
