@@ -178,7 +178,7 @@ class Layer(torch.nn.Module):
 
 torch.manual_seed(0)
 layer, head = Layer(args), torch.nn.Linear(args.width, 2)
-optimiser = torch.optim.Adam([*layer.parameters(), *head.parameters()], 1e-2)
+optimiser = torch.optim.SGD([*layer.parameters(), *head.parameters()], 0.1)
 losses = []
 for step in range(5):
     torch.manual_seed(step)
