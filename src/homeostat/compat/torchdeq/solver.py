@@ -202,18 +202,25 @@ def repeat(
 ) -> tuple[Any, list[Any], SolverStat]:
     """`count` plain steps, of which only the last is measured."""
     before, kept = state, {}
-    problem = Problem.of(lambda z, _: step(z), state, None)
     with torch.no_grad():
         for number in range(1, count + 1):
-            if number > 1:
-                before, state = state, step(state)
-            else:
-                with refuse_batch_statistics():
-                    state = problem.layout.build(problem.apply(problem.state, [None]))
+            before, state = state, step(state) if number > 1 else _first(step, state)
             if number in samples:
                 kept[number] = state
         info = solver_stat_from_final_step(before, state, count + counted_before)
     return state, [kept.get(mark, state) for mark in samples], info
+
+
+def _first(step: Callable[[Any], Any], state: Any) -> Any:
+    """One evaluation, held against the contract: a step that kept it once is not looked at again."""
+    with refuse_batch_statistics():
+        if isinstance(state, Tensor) and state.ndim and state.is_floating_point() and not state.is_inference():
+            version, after = state._version, step(state)
+            same = isinstance(after, Tensor) and (after.shape, after.dtype) == (state.shape, state.dtype)
+            if same and after.device == state.device and state._version == version:
+                return after
+        problem = Problem.of(lambda z, _: step(z), state, None)
+        return problem.layout.build(problem.apply(problem.state, [None]))
 
 
 def solver_stat_from_final_step(z: Any, fz: Any, nstep: int = 0) -> SolverStat:
@@ -228,9 +235,11 @@ def solver_stat_from_final_step(z: Any, fz: Any, nstep: int = 0) -> SolverStat:
         >>> solver_stat_from_final_step(torch.zeros(2, 4), torch.ones(2, 4), 7)["abs_lowest"]
         tensor([2., 2.])
     """
-    before, after = ([x] if isinstance(x, Tensor) else list(x) for x in (z, fz))
-    change = torch.stack([row_lengths(new - old) for old, new in zip(before, after, strict=True)]).norm(dim=0)
-    size = torch.stack([row_lengths(new) for new in after]).norm(dim=0)
+    if isinstance(z, Tensor):
+        change, size = row_lengths(fz - z), row_lengths(fz)
+    else:
+        change = torch.stack([row_lengths(new - old) for old, new in zip(z, fz, strict=True)]).norm(dim=0)
+        size = torch.stack([row_lengths(new) for new in fz]).norm(dim=0)
     relative = change / (size + 1e-8)
     return SolverStat(
         abs_lowest=change,

@@ -43,8 +43,8 @@ class TorchDEQModel(nn.Module, IteratedModel):
             if module.training and hasattr(module, "reset_mask") and getattr(module, "dropout", 0) > 0:
                 raise ContractError(
                     f"{type(module).__name__} {name!r} is in training mode, and keeps one mask for a whole batch, "
-                    "whose rows leave here as they finish: call model.eval(), or put a mask of hs.nn.VariationalDropout "
-                    "into the context"
+                    "whose rows leave here as they finish: call model.eval(), or put a mask of "
+                    "hs.nn.VariationalDropout into the context"
                 )
         return self._functions["encode"](inputs)
 
@@ -53,10 +53,11 @@ class TorchDEQModel(nn.Module, IteratedModel):
         return start.like(own if isinstance(own, Tensor) else tuple(own))
 
     def step(self, state: Any, context: Any) -> Any:
-        f = self._functions["make_f"](context)
+        tensors = [state] if isinstance(state, Tensor) else state
+        cell = self._functions.get("cell")
+        after = self._functions["make_f"](context)(*tensors) if cell is None else cell(*tensors, context)
         if isinstance(state, Tensor):
-            return f(state)
-        after = f(*state)
+            return after
         return (after,) if isinstance(after, Tensor) else tuple(after)
 
     def decode(self, state: Any, context: Any) -> Any:
@@ -118,16 +119,12 @@ def from_torchdeq(
     """
     if (cell is None) == (make_f is None):
         raise ContractError("give cell or make_f, and not both: make_f(context) returns the f of deq(f, z0)")
-    if make_f is None:
-
-        def make_f(context: Any) -> Callable[..., Any]:
-            return lambda *state: cell(*state, context)  # pyright: ignore[reportOptionalCall]
-
-    functions = {"encode": encode, "z0": z0, "make_f": make_f, "decode": decode}
+    functions: dict[str, Any] = {"encode": encode, "z0": z0, "decode": decode}
+    functions |= {"cell": cell} if make_f is None else {"make_f": make_f}
     for key, function in functions.items():
         if not callable(function):
             raise ContractError(f"{key} must be a function or a module, not {function!r}")
     check_attributes(trained_steps, unit_cost)
     given = [modules] if isinstance(modules, nn.Module) else list(modules)
-    given += [x for x in (encode, z0, decode, cell, make_f) if isinstance(x, nn.Module) and x not in given]
+    given += [x for x in functions.values() if isinstance(x, nn.Module) and x not in given]
     return TorchDEQModel(functions, given, name, trained_steps, unit_cost)

@@ -37,11 +37,11 @@ def _callback_class() -> type:
         from lightning.pytorch.callbacks import Callback
     except ImportError:
         try:
-            from pytorch_lightning.callbacks import Callback  # pyright: ignore[reportMissingImports]
+            from pytorch_lightning.callbacks import Callback
         except ImportError as error:
             raise InputError("lightning_monitor needs Lightning: pip install 'homeostat[lightning]'") from error
 
-    class LightningMonitor(Callback):
+    class LightningMonitor(Callback):  # pyright: ignore[reportGeneralTypeIssues] - of either package
         def __init__(self, build: Any, examples: Any, options: dict[str, Any]) -> None:
             super().__init__()
             self._build, self._examples, self._options = build, examples, options
