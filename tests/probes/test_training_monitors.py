@@ -87,6 +87,29 @@ def test_a_training_does_not_notice_that_it_is_watched():
     assert len(monitor.history) == 3
 
 
+def test_a_model_that_draws_random_numbers_takes_none_from_the_training():
+    def encode(x):
+        return x + torch.rand(()) + random.random() + np.random.rand()  # noqa: NPY002
+
+    model = hs.from_functions(
+        encode=encode,
+        initial_state=torch.zeros_like,
+        step=lambda z, x: 0.5 * z + x,
+        decode=lambda z, x: z,
+        trained_steps=9,
+    )
+    monitor = TrainingMonitor(model, [(INPUTS, None)], every=1)
+
+    def states():
+        return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+
+    before = states()
+    with pytest.warns(ConvergenceWarning, match="draws random numbers"):  # two of its runs cannot be compared
+        seen = monitor.observe(1)
+    assert states() == before
+    assert seen.scalars()["homeostat/failed"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("step", "start", "kind", "aligned"),
     [
