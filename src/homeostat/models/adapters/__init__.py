@@ -10,6 +10,7 @@ from homeostat.models.adapters.reasoner import Reasoner, ReasonerConfig
 from homeostat.models.adapters.reasoner_checkpoints import load_eqr, load_hrm, load_trm
 from homeostat.models.adapters.recurrent_depth import RecurrentDepth, recurrent_depth
 from homeostat.models.adapters.tiny_recursive_model import TinyRecursive, tiny_recursive_model
+from homeostat.models.adapters.torchdeq import TorchDEQModel, from_torchdeq
 
 __all__ = [
     "DeepThinkingNet",
@@ -19,8 +20,10 @@ __all__ = [
     "ReasonerConfig",
     "RecurrentDepth",
     "TinyRecursive",
+    "TorchDEQModel",
     "albert",
     "from_energy",
+    "from_torchdeq",
     "hrm_text",
     "load_deep_thinking",
     "load_eqr",
