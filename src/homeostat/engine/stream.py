@@ -23,6 +23,16 @@ from homeostat.errors import ContractError
 _PATIENCE = 256
 
 
+class _Pending:
+    def __repr__(self) -> str:
+        return "PENDING"
+
+
+PENDING = _Pending()
+"""What an input of `solve_stream` yields to say: nothing to read now, go on with those in flight. With nothing in flight
+it must wait by itself instead."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class StreamedExample:
     """One example of a stream, finished.
@@ -67,7 +77,7 @@ class SolutionStream(Iterator[StreamedExample]):
         look_ahead: int,
         refill: float,
         method: Method,
-        stop: Stop,
+        stop: Stop | Callable[[Any], Stop],
         sync_every: int | None,
     ) -> None:
         self._step, self._start, self._method, self._stop = step, start, method, stop
@@ -141,7 +151,7 @@ class SolutionStream(Iterator[StreamedExample]):
             return
         examples, problem = [example for example, _ in new], Problem.together([problem for _, problem in new])
         finite = torch.stack([finite_rows(problem.state[i]) for i in problem.layout.measured()]).all(0)
-        able = finite if self._stop.max_steps else torch.zeros_like(finite)
+        able = finite if bucket.stop.max_steps else torch.zeros_like(finite)
         for example, own, starts, is_finite in zip(
             examples, (p for _, p in new), able.tolist(), finite.tolist(), strict=True
         ):
@@ -180,6 +190,8 @@ class SolutionStream(Iterator[StreamedExample]):
         except Exception as error:
             self._source, self._error = None, error
             return False
+        if context is PENDING:
+            return False
         try:
             self._put(context)
         except Exception as error:
@@ -194,9 +206,11 @@ class SolutionStream(Iterator[StreamedExample]):
         if problem.rows != 1:
             raise ContractError(f"a stream takes one example at a time, (1, ...): this one has {problem.rows} rows")
         example = _Example(self.read, context, self.rounds)
-        bucket = next((bucket for bucket in self._buckets if _alike(bucket.like, problem)), None)
+        stop = self._stop if isinstance(self._stop, Stop) else _checked(self._stop(context))
+        bucket = next((b for b in self._buckets if b.stop == stop and _alike(b.like, problem)), None)
         if bucket is None:
-            bucket = _Bucket(problem, Slots(self._method, resolvable(self._stop, problem), self._sync_every), deque())
+            slots = Slots(self._method, resolvable(stop, problem), self._sync_every)
+            bucket = _Bucket(problem, stop, slots, deque())
             self._buckets.append(bucket)
         _check_shared(bucket.like, problem)
         bucket.waiting.append((example, problem))
@@ -214,10 +228,11 @@ class _Example:
 
 @dataclass(eq=False)
 class _Bucket:
-    """Examples of one layout, shape, dtype and device."""
+    """Examples of one layout, shape, dtype and device, that stop alike."""
 
     like: Problem
     """The first one."""
+    stop: Stop
     slots: Slots[_Example]
     waiting: deque[tuple[_Example, Problem]]
     """Read, but not yet in the batch."""
@@ -242,7 +257,7 @@ def solve_stream(
     look_ahead: int | None = None,
     refill: float = 0.125,
     method: Method = Anderson(),  # noqa: B008 - options are frozen values
-    stop: Stop = Stop(),  # noqa: B008
+    stop: Stop | Callable[[Any], Stop] = Stop(),  # noqa: B008
     sync_every: int | None = None,
 ) -> SolutionStream:
     """Solve examples from an iterable in a batch that stays full, and yield each as it finishes. For inference.
@@ -267,7 +282,9 @@ def solve_stream(
         start: from the context of one example to its start, both with a batch dimension of 1. Called in the order of
             the input.
         contexts: the context of one example after the other; per-example leaves have a batch dimension of 1. Parts
-            marked `Shared` must be the same objects, or equal, in all examples that are alike and held together.
+            marked `Shared` must be the same objects, or equal, in all examples that are alike and held together. An
+            input that has nothing to give now yields `PENDING`, and the batch goes on with what it has; while nothing
+            is in flight it waits by itself.
         batch_size: number of slots.
         look_ahead: number of examples that may be held beyond `batch_size` to find some of one shape; None takes
             `batch_size`.
@@ -275,8 +292,9 @@ def solve_stream(
             join together have a stopping test of their own until the last of them is finished, and joining copies the
             batch with its histories: a small share keeps the slots full, a large one saves time between steps.
         method: how to iterate.
-        stop: when an example stops; numbers, not tensors. A tolerance finer than the dtype can resolve is raised to
-            that, with a warning.
+        stop: when an example stops; numbers, not tensors. Or a function that tells it from the context of one example,
+            called in the order of the input; examples that stop differently never share a call of `step`. A tolerance
+            finer than the dtype can resolve is raised to that, with a warning.
         sync_every: look at the stopping tests every so many steps, for devices on which looking means waiting and for
             steps that are cheaper than a look. Examples stay up to so many steps longer; their answers and steps are
             the same. None: the engine chooses, mostly every step, or every fourth where states are small.
@@ -310,10 +328,8 @@ def solve_stream(
     if sync_every is not None:
         check_count("sync_every", sync_every)
     check_option("method", method, Method, "hs.Anderson()")
-    check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
-    for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
-        if isinstance(value, Tensor):
-            raise ValueError(f"stop.{name} must be one number in a stream, not a tensor")
+    if isinstance(stop, type) or not callable(stop):
+        _checked(stop)
     for name, value in (("step", step), ("start", start)):
         if not callable(value):
             raise TypeError(f"{name} must be a function, not {type(value).__name__}")
@@ -329,6 +345,14 @@ def solve_stream(
         stop=stop,
         sync_every=sync_every,
     )
+
+
+def _checked(stop: Any) -> Stop:
+    check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
+    for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
+        if isinstance(value, Tensor):
+            raise ValueError(f"stop.{name} must be one number in a stream, not a tensor")
+    return stop
 
 
 def _result(like: Problem, row: Leaving[_Example]) -> StreamedExample:
