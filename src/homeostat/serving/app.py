@@ -266,7 +266,7 @@ def _json(body: bytes) -> Any:
         raise Refusal("refused", f"the body holds {name}, which is no number in JSON")
 
     try:
-        return json.loads(body, parse_constant=constant)
+        return json.loads(body.decode(), parse_constant=constant)  # bytes would be taken for UTF-16 too
     except UnicodeDecodeError as error:
         raise Refusal("refused", f"the body is not UTF-8: byte {error.start + 1}") from None
     except RecursionError:
