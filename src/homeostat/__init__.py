@@ -24,7 +24,7 @@ from homeostat.engine import (
 )
 from homeostat.inference import predict
 from homeostat.models import IteratedModel, from_functions, load
-from homeostat.probes import Audit, audit, gradient_bias
+from homeostat.probes import Audit, audit, compare, gradient_bias
 from homeostat.training import train
 
 __version__ = "0.1.0"
@@ -51,6 +51,7 @@ __all__ = [
     "Unrolled",
     "audit",
     "bilevel",
+    "compare",
     "from_functions",
     "gradient_bias",
     "load",

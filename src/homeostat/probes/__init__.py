@@ -5,6 +5,8 @@ from homeostat.probes.attacks.result import Attack, AttackRow
 from homeostat.probes.audits.audit import AuditEvent, audit
 from homeostat.probes.certificates.certify import certify
 from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate
+from homeostat.probes.comparison.compare import compare
+from homeostat.probes.comparison.result import Comparison
 from homeostat.probes.dynamics.measure import measure_dynamics
 from homeostat.probes.dynamics.result import Dynamics, DynamicsRow, ExampleDynamics
 from homeostat.probes.extra_steps.measure import extra_steps
@@ -39,6 +41,7 @@ __all__ = [
     "CertificateRow",
     "Certificates",
     "Clip",
+    "Comparison",
     "Difficulty",
     "Dynamics",
     "DynamicsRow",
@@ -72,6 +75,7 @@ __all__ = [
     "audit",
     "certify",
     "classify_limits",
+    "compare",
     "compare_trust",
     "cross_horizons",
     "extra_steps",
