@@ -95,21 +95,23 @@ def _now(inputs: Any) -> float:
 
 
 def common_costs(prices: Sequence[Price], longest: Sequence[int], most: float | None) -> list[float]:
-    """Costs at which the models are compared: from where each of them can take a step, by factors of 1.5
-    and 4/3 in turns, up to `most`; without it, up to where each has taken its `longest` budget.
+    """Costs at which the models are compared: those of 1, 2, 3, 4, 6, 8, 12, ... steps of the model whose first step is
+    the dearest, up to `most`; without it, up to where each has taken its `longest` budget.
 
     Example:
-        >>> common_costs([Price(0, 1), Price(0, 2)], [8, 2], None)
-        [2.0, 3.0, 4.0, 6.0, 8.0]
+        >>> common_costs([Price(0, 1), Price(0, 2)], [7, 3], None)
+        [2.0, 4.0, 6.0, 7.0]
     """
-    least = float(max(price.of(1) for price in prices))
+    dearest = max(prices, key=lambda price: price.of(1))
     if most is None:
-        most = float(max(price.of(steps) for price, steps in zip(prices, longest, strict=True)))
-    costs, power = {least, most}, least
-    while power < most:
-        costs |= {power, 1.5 * power}
+        most = max(price.of(steps) for price, steps in zip(prices, longest, strict=True))
+    if most < dearest.of(1):
+        return []
+    costs, power = {most, dearest.of(1)}, 2
+    while dearest.of(power) <= most:
+        costs |= {dearest.of(power), dearest.of(power * 3 // 2)}
         power *= 2
-    return sorted(cost for cost in costs if least <= cost <= most)
+    return sorted(float(cost) for cost in costs if cost <= most)
 
 
 def steps_at(price: Price, costs: Sequence[float]) -> np.ndarray:
