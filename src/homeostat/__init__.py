@@ -22,7 +22,7 @@ from homeostat.engine import (
     solve,
     solve_stream,
 )
-from homeostat.inference import predict
+from homeostat.inference import Condition, Policy, fit_stopping, predict
 from homeostat.models import IteratedModel, from_functions, load
 from homeostat.probes import Audit, audit, compare, gradient_bias
 from homeostat.training import train
@@ -36,6 +36,7 @@ __all__ = [
     "Audit",
     "Broyden",
     "Carry",
+    "Condition",
     "Implicit",
     "IteratedModel",
     "Neumann",
@@ -43,6 +44,7 @@ __all__ = [
     "OneStep",
     "Phantom",
     "Picard",
+    "Policy",
     "Shared",
     "Shine",
     "Solution",
@@ -52,6 +54,7 @@ __all__ = [
     "audit",
     "bilevel",
     "compare",
+    "fit_stopping",
     "from_functions",
     "gradient_bias",
     "load",

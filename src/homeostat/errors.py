@@ -23,6 +23,10 @@ class CheckpointError(HomeostatError):
     """A checkpoint is missing, truncated, of another version, or does not fit its configuration."""
 
 
+class PolicyError(HomeostatError):
+    """A stopping policy cannot be read, was made for another model, or cannot be promised from what there is."""
+
+
 class OutputError(HomeostatError):
     """A result cannot be written; nothing half-written is left behind."""
 

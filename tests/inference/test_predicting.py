@@ -10,7 +10,7 @@ import homeostat as hs
 from homeostat.engine import Status
 from homeostat.errors import ContractError
 from homeostat.inference import answer_puzzles
-from homeostat.inference.predict import most_steps
+from homeostat.inference.puzzles import most_steps
 from homeostat.models import load
 from homeostat.tasks import get_task
 

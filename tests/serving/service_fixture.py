@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import homeostat as hs
-from homeostat.engine.stream import PENDING
+from homeostat.engine import PENDING
 from homeostat.serving import Limits, ResidualStream
 from homeostat.serving.app import Service, make_app
 from homeostat.serving.arrays import ArraySubject

@@ -9,7 +9,18 @@ import typer
 from lightning_fabric.utilities import rank_zero_only
 from rich.text import Text
 
-from homeostat.cli import audit, compare, demo, predict, probe, serve, study, tasks, train  # noqa: F401 - each adds its command
+from homeostat.cli import (  # noqa: F401 - each adds its command
+    audit,
+    calibrate,
+    compare,
+    demo,
+    predict,
+    probe,
+    serve,
+    study,
+    tasks,
+    train,
+)
 from homeostat.cli.options import APP, ERR
 from homeostat.errors import HomeostatError
 

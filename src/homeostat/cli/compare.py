@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from homeostat.cli.options import APP, ERR, OUT, Device, device_of, numbers_of, task_of
 from homeostat.errors import InputError
 from homeostat.files import make_folder
-from homeostat.inference.predict import most_steps
+from homeostat.inference.puzzles import most_steps
 from homeostat.models import Checkpoint, load
 from homeostat.probes import compare
 from homeostat.probes.examples import groups_of, pairs_of

@@ -8,7 +8,7 @@ import typer
 from homeostat.cli.options import APP, ERR, OUT, Device, device_of, numbers_of, task_of
 from homeostat.errors import InputError
 from homeostat.files import make_folder, write_text
-from homeostat.inference.predict import most_steps
+from homeostat.inference.puzzles import most_steps
 from homeostat.models import load
 from homeostat.studies.bring_your_own import load_model
 from homeostat.studies.instances import instances_of, training_examples

@@ -1,10 +1,12 @@
 """`homeostat serve`: answers over HTTP."""
 
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +15,13 @@ import typer
 
 from homeostat.cli.options import APP, OUT, Device, device_of, task_of
 from homeostat.engine import Stop
-from homeostat.engine.stream import PENDING
+from homeostat.engine import PENDING
 from homeostat.errors import InputError
-from homeostat.inference.predict import most_steps
+from homeostat.inference import Policy, predict_stream
+from homeostat.inference.guided import Guided
+from homeostat.inference.puzzles import most_steps
 from homeostat.models import load
+from homeostat.models.model_hash import hash_of
 from homeostat.probes.examples import evaluating
 from homeostat.serving import Limits, PuzzleSubject, ResidualStream, Subject
 from homeostat.serving.arrays import ArraySubject
@@ -56,8 +61,8 @@ def serve_command(
     """Answer over HTTP: examples of all clients join and leave one running batch."""
     if (checkpoint is None) == (model is None):
         raise InputError("give either a checkpoint or --model path/to/file.py:build")
-    if policy is not None:
-        raise InputError("policies are not there yet")
+    if policy is not None and max_steps is not None:
+        raise InputError("--policy says itself how many steps are taken at most; leave --max-steps away")
     needs_packages()
     from homeostat.serving.app import Service
 
@@ -83,13 +88,21 @@ def serve_command(
             assert checkpoint is not None
             subject, steps_of = _checkpoint(checkpoint, target, max_steps)
 
-        def open_stream(examples: Any) -> ResidualStream:
-            def stop(inputs: Any) -> Stop:
-                return Stop(rtol=rtol, max_steps=steps_of(inputs))
-
-            return ResidualStream(subject.model, examples, stop=stop, batch_size=slots)
-
-        service = Service(subject, open_stream, pending=PENDING, limits=limits, about={"policy": None, "rtol": rtol})
+        if policy is None:
+            open_stream = partial(
+                ResidualStream,
+                subject.model,
+                stop=lambda inputs: Stop(rtol=rtol, max_steps=steps_of(inputs)),
+                batch_size=slots,
+            )
+            about = {"policy": None, "rtol": rtol}
+        else:
+            rule = Policy.load(policy)
+            Guided(subject.source, rule, subject.judge)  # refuses a policy that was made for another model
+            open_stream = partial(predict_stream, subject.source, policy=rule, batch_size=slots, judge=subject.judge)
+            about = {"policy": json.loads(rule.to_json())}
+        about |= {"model_hash": hash_of(subject.source)}
+        service = Service(subject, open_stream, pending=PENDING, limits=limits, about=about)
         where = listen(host, port)
         name = f"[{host}]" if ":" in host else host
         # For whoever started it: it is listening from here on.

@@ -6,11 +6,12 @@ from homeostat.engine.nest import Carry, Shared
 from homeostat.engine.solution import Adjoint, Obstacle, Solution, Status
 from homeostat.engine.solve import solve
 from homeostat.engine.stop import Stop
-from homeostat.engine.stream import SolutionStream, StreamedExample, solve_stream
+from homeostat.engine.stream import PENDING, SolutionStream, StreamedExample, solve_stream
 
 __all__ = [
     "CG",
     "GMRES",
+    "PENDING",
     "Adjoint",
     "Anderson",
     "Broyden",

@@ -19,9 +19,6 @@ from homeostat.engine.solve import resolvable
 from homeostat.engine.stop import Stop, check_count, check_option, check_range
 from homeostat.errors import ContractError
 
-# An example that was read this many rounds ago goes first, however few there are of its shape.
-_PATIENCE = 256
-
 
 class _Pending:
     def __repr__(self) -> str:
@@ -29,8 +26,10 @@ class _Pending:
 
 
 PENDING = _Pending()
-"""What an input of `solve_stream` yields to say: nothing to read now, go on with those in flight. With nothing in flight
-it must wait by itself instead."""
+"""What an iterable of contexts may yield while it has nothing: the stream goes on with the examples that it has."""
+
+# An example that was read this many rounds ago goes first, however few there are of its shape.
+_PATIENCE = 256
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,7 +118,9 @@ class SolutionStream(Iterator[StreamedExample]):
 
     def _run(self) -> Generator[StreamedExample, None, None]:
         """The stream itself. Finished examples are yielded before anything is read or computed that could fail."""
-        while self._buckets or self._read():
+        while self._buckets or self._source is not None:
+            if not self._buckets and not self._read():
+                continue
             bucket = self._choose()
             yield from self._fill(bucket)
             if bucket.slots.rows:
@@ -282,9 +283,9 @@ def solve_stream(
         start: from the context of one example to its start, both with a batch dimension of 1. Called in the order of
             the input.
         contexts: the context of one example after the other; per-example leaves have a batch dimension of 1. Parts
-            marked `Shared` must be the same objects, or equal, in all examples that are alike and held together. An
-            input that has nothing to give now yields `PENDING`, and the batch goes on with what it has; while nothing
-            is in flight it waits by itself.
+            marked `Shared` must be the same objects, or equal, in all examples that are alike and held together. Where
+            it yields `PENDING`, there is nothing to read now, and the examples that are held go on; an iterable that
+            knows that none is held had better wait.
         batch_size: number of slots.
         look_ahead: number of examples that may be held beyond `batch_size` to find some of one shape; None takes
             `batch_size`.

@@ -1,5 +1,25 @@
-"""Inference: answers for new inputs, with how they were reached."""
+"""Inference: answers for new inputs, when to stop thinking about each, and what can be promised of that."""
 
-from homeostat.inference.predict import Answer, Prediction, answer_puzzles, predict
+from homeostat.engine import PENDING
+from homeostat.inference.fit import fit_stopping
+from homeostat.inference.policy import Guarantee, Policy, Selection
+from homeostat.inference.predict import Prediction, predict
+from homeostat.inference.puzzles import Answer, answer_puzzles
+from homeostat.inference.stream import PredictedExample, PredictionStream, predict_stream
+from homeostat.probes.courses.condition import Condition
 
-__all__ = ["Answer", "Prediction", "answer_puzzles", "predict"]
+__all__ = [
+    "PENDING",
+    "Answer",
+    "Condition",
+    "Guarantee",
+    "Policy",
+    "PredictedExample",
+    "Prediction",
+    "PredictionStream",
+    "Selection",
+    "answer_puzzles",
+    "fit_stopping",
+    "predict",
+    "predict_stream",
+]

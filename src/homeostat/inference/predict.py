@@ -1,22 +1,22 @@
 """Answers for inputs that nobody has judged: with the steps each took, its residual and its status."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from homeostat.engine import Picard, Solution, Status, Stop, solve
-from homeostat.errors import ContractError
-from homeostat.models import Checkpoint, CheckpointConfig, load
+from homeostat.engine import Picard, Shared, Solution, Stop, solve
+from homeostat.engine.nest import Layout, flatten
+from homeostat.errors import InputError
+from homeostat.inference.guided import Guided, Stopped
+from homeostat.inference.policy import Policy
+from homeostat.inference.stream import stream_of
 from homeostat.models.contract import as_model
 from homeostat.models.starts import Own
-from homeostat.tasks import Puzzle, PuzzleTask, stack
-
-_RTOL = 1e-3
-"""The residual at which an audit calls an example settled."""
+from homeostat.probes.courses.watched import bare_context
+from homeostat.probes.examples import whole_number
 
 _BATCH = 256
 
@@ -29,51 +29,53 @@ class Prediction:
         outputs: what the model's `decode` gives.
         steps: `(batch,)` int64.
         residual: `(batch,)`, relative residual of the last step, RMS(f(z) - z) / RMS(f(z)).
-        status: `(batch,)` int8 of `Status`. Anything but CONVERGED is an answer read while the state was still moving.
+        status: `(batch,)` int8 of `Status`. Anything but CONVERGED is an answer read while the state was still moving;
+            with a policy, one for which its conditions were not met.
+        row_evaluations: evaluations of `step` times the rows in each.
+        confidence: `(batch,)`, with a policy: softmax probability of the least sure asked position; NaN where outputs
+            are no logits.
+        abstained: `(batch,)` bool, with a policy: whether it would not give this answer.
     """
 
     outputs: Any
     steps: Tensor
     residual: Tensor
     status: Tensor
+    row_evaluations: int
+    confidence: Tensor | None = None
+    abstained: Tensor | None = None
 
     def __repr__(self) -> str:
-        return repr(Solution(None, self.steps, self.residual, self.status, int(self.steps.sum()))).replace(
-            "Solution", "Prediction", 1
-        )
+        text = repr(Solution(None, self.steps, self.residual, self.status, self.row_evaluations))
+        text = text.replace("Solution", "Prediction", 1)
+        if self.abstained is not None:
+            text += f"\n  abstained: {int(self.abstained.sum())} of {len(self.abstained)}"
+        return text
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one puzzle."""
-
-    puzzle: Puzzle
-    answer: Tensor
-    """`(*space)` int64."""
-    steps: int
-    residual: float
-    status: Status
-    right: bool
-    """Whether the answer is right, checked without the model. CONVERGED alone does not say so."""
-
-
-def most_steps(config: CheckpointConfig, side: int) -> int:
-    """Most steps of a prediction for an input whose longest side is `side` positions: twice the trained horizon at
-    least, so that what training has seen can settle.
-    """
-    return max(2 * config.trained_steps, round(config.predict_steps * side))
-
-
-def predict(model: Any, inputs: Any, *, stop: Stop) -> Prediction:
-    """Run one batch of inputs until each example stops, and decode.
+def predict(
+    model: Any,
+    inputs: Any,
+    *,
+    stop: Stop | None = None,
+    policy: Policy | None = None,
+    judge: Any = None,
+    batch_size: int = _BATCH,
+) -> Prediction:
+    """Run a batch of inputs until each example stops, and decode.
 
     Args:
-        model: anything with the functions of the contract.
+        model: anything with the functions of the contract, in evaluation mode.
         inputs: one batch, as the model's `encode` takes it.
-        stop: tolerance and most steps.
+        stop: tolerance and most steps. Or
+        policy: what `fit_stopping` has made; runs in a batch that stays full.
+        judge: reads answers where the policy was fitted with one; the model's own object when None.
+        batch_size: most examples that are iterated at once, with a policy.
 
     Raises:
         ContractError: a model that breaks the contract.
+        PolicyError: a policy that was made for another model.
+        InputError: neither `stop` nor `policy`, or both.
 
     Example:
         >>> import torch, homeostat as hs
@@ -87,69 +89,61 @@ def predict(model: Any, inputs: Any, *, stop: Stop) -> Prediction:
         >>> found.outputs.T, found.steps
         (tensor([[2., 3.]]), tensor([5, 6]))
     """
-    iterated = as_model(model)
+    if (stop is None) == (policy is None):
+        raise InputError("predict takes either stop=hs.Stop(...) or policy=hs.Policy.load(...)")
+    whole_number("batch_size", batch_size)
     with torch.no_grad():
+        if policy is not None:
+            return _by_policy(Guided(model, policy, judge), inputs, batch_size)
+        assert stop is not None
+        iterated = as_model(model)
         context = iterated.encode(inputs)
         start = iterated.initial_state(context, Own())
         solution = solve(iterated.step, start, context, method=Picard(), stop=stop)
-        outputs = iterated.decode(solution.state, context)
-    return Prediction(outputs, solution.steps, solution.residual, solution.status)
+        leaves, layout = flatten(solution.state, "state")
+        outputs = iterated.decode(layout.build(leaves), bare_context(context))
+    return Prediction(outputs, solution.steps, solution.residual, solution.status, solution.row_evaluations)
 
 
-def answer_puzzles(
-    checkpoint: Checkpoint | str | os.PathLike[str],
-    task: PuzzleTask,
-    puzzles: Sequence[Puzzle],
-    *,
-    rtol: float = _RTOL,
-    max_steps: int | None = None,
-) -> list[Answer]:
-    """Answer puzzles of any shapes, in their order.
+def _by_policy(guided: Guided, inputs: Any, batch_size: int) -> Prediction:
+    context = guided.context(inputs)
+    leaves, layout = flatten(context, "context")
+    rows = next((len(x) for x, kind in zip(leaves, layout.kinds, strict=True) if kind != "shared"), 0)
+    if rows <= batch_size:
+        solution = solve(
+            guided.map.step, guided.start(context), context, method=Picard(), stop=guided.map.stop, sync_every=1
+        )
+        return _prediction(guided.read(solution.state, context), solution.row_evaluations * guided.row_cost)
+    stream = stream_of(guided, (_row(leaves, layout, i) for i in range(rows)), batch_size, refill=0.125)
+    found: list[Any] = [None] * rows
+    for example in stream:
+        found[example.index] = guided.read(example.state, example.context)
+    return _prediction(_stack(found), stream.row_evaluations * guided.row_cost)
 
-    Args:
-        checkpoint: a loaded checkpoint, its folder, or the name of a shipped one.
-        task: the task that the puzzles belong to.
-        rtol: relative residual at which an example stops.
-        max_steps: most steps; None takes what the checkpoint says for the size of each puzzle.
 
-    Example:
-        >>> from homeostat.tasks import get_task
-        >>> maze = b"#######\\n#S    #\\n# ### #\\n#G#   #\\n#######"
-        >>> task = get_task("mazes")
-        >>> answer = answer_puzzles("mazes", task, task.parse(maze, name="stdin"))[0]
-        >>> print(task.text(answer.puzzle.inputs, answer.answer))
-        #######
-        #S    #
-        #*### #
-        #G#   #
-        #######
-    """
-    if not isinstance(checkpoint, Checkpoint):
-        checkpoint = load(checkpoint)
-    config, model = checkpoint.config, checkpoint.model
-    if config.task.name != task.name:
-        raise ContractError(f"{config.name} was trained for {config.task.name}, the puzzles are {task.name}")
-    device = next(model.parameters()).device
-    shapes: dict[tuple[int, ...], list[int]] = {}
-    for place, puzzle in enumerate(puzzles):
-        shapes.setdefault(tuple(puzzle.inputs.shape), []).append(place)
-    found: dict[int, Answer] = {}
-    for shape, places in shapes.items():
-        limit = max_steps
-        if limit is None:
-            limit = most_steps(config, max(shape[1:]))
-        for first in range(0, len(places), _BATCH):
-            chunk = places[first : first + _BATCH]
-            inputs = stack([puzzles[place] for place in chunk]).to(device)
-            prediction = predict(model, inputs, stop=Stop(rtol=rtol, max_steps=limit))
-            answers = task.answers(prediction.outputs).cpu()
-            for row, place in enumerate(chunk):
-                found[place] = Answer(
-                    right=task.solves(puzzles[place].inputs, answers[row]),
-                    puzzle=puzzles[place],
-                    answer=answers[row],
-                    steps=int(prediction.steps[row]),
-                    residual=float(prediction.residual[row]),
-                    status=Status(int(prediction.status[row])),
-                )
-    return [found[place] for place in range(len(puzzles))]
+def _row(leaves: list[Any], layout: Layout, row: int) -> Any:
+    """The context of one example."""
+    chosen = [
+        (Shared(x) if x is not None else None) if kind == "shared" else x[row : row + 1]
+        for x, kind in zip(leaves, layout.kinds, strict=True)
+    ]
+    return pytree.tree_unflatten(chosen, layout.spec)
+
+
+def _stack(found: list[Stopped]) -> Stopped:
+    def join(parts: list[Any]) -> Any:
+        return pytree.tree_map(lambda *leaves: torch.cat(leaves), *parts)
+
+    return Stopped(**{name: join([getattr(one, name) for one in found]) for name in Stopped.__dataclass_fields__})
+
+
+def _prediction(found: Stopped, row_evaluations: int) -> Prediction:
+    return Prediction(
+        found.outputs,
+        found.steps,
+        found.residual,
+        found.status,
+        row_evaluations,
+        found.confidence,
+        found.abstained,
+    )

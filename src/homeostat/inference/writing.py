@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from homeostat.files import write_bytes
-from homeostat.inference.predict import Answer
+from homeostat.inference.puzzles import Answer
 from homeostat.tasks import PuzzleTask
 
 

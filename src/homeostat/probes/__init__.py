@@ -7,6 +7,9 @@ from homeostat.probes.certificates.certify import certify
 from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate
 from homeostat.probes.comparison.compare import compare
 from homeostat.probes.comparison.result import Comparison
+from homeostat.probes.courses.condition import Condition
+from homeostat.probes.courses.courses import Courses
+from homeostat.probes.courses.follow import follow
 from homeostat.probes.dynamics.measure import measure_dynamics
 from homeostat.probes.dynamics.result import Dynamics, DynamicsRow, ExampleDynamics
 from homeostat.probes.extra_steps.measure import extra_steps
@@ -42,6 +45,8 @@ __all__ = [
     "Certificates",
     "Clip",
     "Comparison",
+    "Condition",
+    "Courses",
     "Difficulty",
     "Dynamics",
     "DynamicsRow",
@@ -79,6 +84,7 @@ __all__ = [
     "compare_trust",
     "cross_horizons",
     "extra_steps",
+    "follow",
     "gradient_bias",
     "measure_dynamics",
     "save_audits",

@@ -23,6 +23,8 @@ class Judge:
         loss: `(outputs, targets) -> (batch,)`.
         answers: `outputs -> (batch, ...)` integers, the decoded answer; outputs that are integers or booleans
             themselves need none.
+        asked: `inputs -> (batch, ...)` bool in the shape of the answers: where an answer is asked. Everywhere when it
+            is None. Unlike targets, inputs are there when a model is used.
         cells: `(inputs, answer, target) -> (rows, columns)` codes of one example, for the gallery.
         legend: labels and colours of these codes.
     """
@@ -31,6 +33,7 @@ class Judge:
     symbols: Callable[[Any, Any], Tensor] | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
     answers: Callable[[Any], Tensor] | None = None
+    asked: Callable[[Any], Tensor] | None = None
     cells: Callable[[Any, Tensor, Tensor], np.ndarray] | None = None
     legend: tuple[tuple[str, ...], tuple[str, ...]] = _GENERIC_LEGEND
 
@@ -46,7 +49,7 @@ class Judge:
             True
         """
         found: dict[str, Any] = {}
-        for name in ("correct", "symbols", "loss", "answers", "cells"):
+        for name in ("correct", "symbols", "loss", "answers", "asked", "cells"):
             function = getattr(source, name, None)
             if function is not None and not callable(function):
                 raise ContractError(f"{name} must be a function, not {function!r}")
@@ -63,6 +66,20 @@ class Judge:
         if isinstance(outputs, Tensor) and not outputs.is_floating_point():
             return outputs
         return None
+
+    def asked_of(self, inputs: Any) -> Tensor | None:
+        """`(batch, ...)` bool: where an answer is asked; None is everywhere.
+
+        Raises:
+            ContractError: something else came back.
+        """
+        if self.asked is None:
+            return None
+        found = self.asked(inputs)
+        if not isinstance(found, Tensor) or found.dtype != torch.bool:
+            kind = str(found.dtype) if isinstance(found, Tensor) else type(found).__name__
+            raise ContractError(f"asked(inputs) must return a bool tensor in the shape of the answers, not {kind}")
+        return found
 
     def judged(self, name: str, outputs: Any, targets: Any, rows: int) -> Tensor | None:
         """`correct`, `symbols` or `loss` of a batch, checked to be one number an example.

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from homeostat.probes.courses.courses import Courses
+
 LimitClass = Literal["fixed point", "cycle", "drift", "divergence", "unsettled"]
 LIMIT_CLASSES: tuple[LimitClass, ...] = ("fixed point", "cycle", "drift", "unsettled", "divergence")
 
@@ -193,6 +195,9 @@ class Audit:
     difficulties: tuple[Difficulty, ...]
     verdict: Verdict
     clips: tuple[Clip, ...] = ()
+    courses: Courses | None = field(default=None, repr=False, compare=False)
+    """Every step of every example, for `fit_stopping`; None where that would be too much, or nothing says what is
+    right. Not written to files."""
 
     def difficulty(self, name: str) -> Difficulty:
         """What was found at the difficulty of this name."""

@@ -38,7 +38,10 @@ def save_audits(audits: Sequence[Audit], folder: str | os.PathLike[str], *, titl
 
 def to_json(audits: Sequence[Audit]) -> str:
     """Strict JSON: `{"format": 1, "audits": [...]}`, fields as in `probes/results.py`; what is not finite is null."""
-    record = {"format": FORMAT, "audits": [plain(dataclasses.asdict(audit)) for audit in audits]}
+    fields = [dataclasses.asdict(dataclasses.replace(audit, courses=None)) for audit in audits]
+    for audit in fields:
+        del audit["courses"]  # of a size for computing with, not for reading
+    record = {"format": FORMAT, "audits": [plain(audit) for audit in fields]}
     return json.dumps(record, allow_nan=False) + "\n"
 
 

@@ -17,6 +17,7 @@ from homeostat.engine.iterate import Release, iterate
 from homeostat.engine.norms import out_of_bounds, residuals
 from homeostat.engine.problem import Problem
 from homeostat.models.contract import IteratedModel
+from homeostat.probes.courses.signals import same
 from homeostat.probes.judge import Judge
 from homeostat.probes.limits.limit_test import LimitTest
 from homeostat.probes.results import LimitClass
@@ -62,6 +63,15 @@ class RestTest:
 
 
 @dataclass(frozen=True)
+class BatchCourse:
+    """Every step of one batch, `(rows, steps)` each: what `Courses` are made of."""
+
+    residual: np.ndarray  # float32; NaN from the failure on
+    stable: np.ndarray | None  # float32, steps for which the asked answers have stayed the same
+    right: np.ndarray  # bool
+
+
+@dataclass(frozen=True)
 class BatchSweep:
     """What became of one batch, as arrays on the host; `budgets` runs along the second axis where there is one."""
 
@@ -78,6 +88,8 @@ class BatchSweep:
     settled_at: np.ndarray  # (rows,) int, 0 where not settled at the end
     limit: list[tuple[LimitClass, int | None]]  # limit class and period
     evaluations: int
+    course: BatchCourse | None
+    """None where it was not asked for, or nothing says what is right."""
 
 
 class _Recorder:
@@ -92,8 +104,10 @@ class _Recorder:
         budgets: Sequence[int],
         rtol: float,
         on_step: OnStep | None,
+        course: bool,
+        asked: Tensor | None,
     ) -> None:
-        self._on_step = on_step
+        self._on_step, self._asked = on_step, asked
         self._model, self._problem, self._judge, self._rtol = model, problem, judge, rtol
         self._budgets = list(budgets)
         self._measured = problem.layout.measured()
@@ -111,6 +125,11 @@ class _Recorder:
         self.now: dict[str, Tensor] = {}
         self.answers: Tensor | None = None
         self.history: dict[str, list[np.ndarray]] = {"residual": []}
+        self.course: dict[str, np.ndarray] | None = None
+        if course and judge.correct is not None and targets is not None:
+            size = (rows, self._budgets[-1])
+            self.course = {"residual": np.full(size, np.nan, np.float32), "right": np.zeros(size, bool)}
+            self._kept = whole(0)
 
     def observe(
         self, step: int, rows: Tensor, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any]
@@ -135,10 +154,28 @@ class _Recorder:
         self._judge_rows(step, rows, after, context, failed, in_full=at_budget or leaving)
         if at_budget:
             self._record()
+        if self.course is not None:
+            self._note(self.course, step, rows, relative, failed, release)
         if not leaving:
             return None
         self.failed_at[rows[failed]] = step
         return Release(release, failed)
+
+    def _note(
+        self, course: dict[str, np.ndarray], step: int, rows: Tensor, relative: Tensor, failed: Tensor, release: Tensor
+    ) -> None:
+        """This step of the course; what leaves at rest would go on as it is."""
+        places, lost = rows.cpu().numpy(), failed.cpu().numpy()
+        course["residual"][places, step - 1] = np.where(lost, np.nan, relative.float().cpu().numpy())
+        course["right"][places, step - 1] = self.now["correct"][rows].cpu().numpy()
+        if self.answers is not None:
+            kept = course.setdefault("stable", np.full_like(course["residual"], np.nan))
+            kept[places, step - 1] = np.where(lost, np.nan, self._kept[rows].cpu().numpy())
+        gone = rows[release & ~failed].cpu().numpy()
+        for name, values in course.items():
+            values[gone, step:] = values[gone, step - 1][:, None]
+            if name == "stable":
+                values[gone, step:] += np.arange(1, values.shape[1] - step + 1, dtype=np.float32)
 
     def _judge_rows(
         self, step: int, rows: Tensor, after: Sequence[Tensor], context: Sequence[Any], failed: Tensor, in_full: bool
@@ -165,7 +202,11 @@ class _Recorder:
         if self.answers is None:
             self.answers = answers.new_full((problem.rows, *answers.shape[1:]), -1)
         elif step > 1:
-            changed = (answers != self.answers[rows]).reshape(len(rows), -1).any(1) | failed
+            former = self.answers[rows]
+            changed = (answers != former).reshape(len(rows), -1).any(1) | failed
+            if self.course is not None:
+                asked = None if self._asked is None else self._asked[rows]
+                self._kept[rows] = torch.where(same(answers, former, asked), self._kept[rows] + 1, 0)
             self.last_change[rows] = torch.where(changed, step, self.last_change[rows])
         self.answers[rows] = answers
 
@@ -195,8 +236,9 @@ def sweep_batch(
     rtol: float,
     start: Callable[[Any], Any],
     on_step: OnStep | None = None,
+    course: bool = False,
 ) -> tuple[BatchSweep, Any]:
-    """Run one batch to the largest budget from the state that `start(context)` gives.
+    """Run one batch to the largest budget from the state that `start(context)` gives; with `course`, keep every step.
 
     Returns:
         What became of it, and the context.
@@ -204,7 +246,7 @@ def sweep_batch(
     with torch.no_grad():
         context = model.encode(inputs)
         problem = Problem.of(model.step, start(context), context)
-        recorder = _Recorder(model, problem, judge, targets, budgets, rtol, on_step)
+        recorder = _Recorder(model, problem, judge, targets, budgets, rtol, on_step, course, judge.asked_of(inputs))
         leaves, evaluations = iterate(problem, max_steps=budgets[-1], monitor=recorder)
     history = recorder.finish()
     change = recorder.last_change.cpu().numpy() if recorder.answers is not None else None
@@ -221,6 +263,7 @@ def sweep_batch(
         settled_at=recorder.settled_at.cpu().numpy(),
         limit=recorder.limits.classes(recorder.failed_at > 0, recorder.residual, rtol),
         evaluations=evaluations,
+        course=None if recorder.course is None else BatchCourse(**{"stable": None, **recorder.course}),
     )
     return swept, context
 

@@ -93,7 +93,7 @@ class ArraySubject(Subject):
     """
 
     def __init__(self, subject: Any, examples: Any, *, device: torch.device, blame: Callable[[], Any]) -> None:
-        self.model = as_model(subject)
+        self.model, self.source, self.judge = as_model(subject), subject, None
         self.name = self.model.name
         self._device = device
         self._answers = getattr(subject, "answers", None)

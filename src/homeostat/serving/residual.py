@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from homeostat.engine import Picard, Status, Stop, solve_stream
-from homeostat.engine.stream import PENDING
+from homeostat.engine import PENDING, Picard, Status, Stop, solve_stream
 from homeostat.models.contract import IteratedModel
 from homeostat.models.starts import Own
 

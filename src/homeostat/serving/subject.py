@@ -30,10 +30,14 @@ class Subject(ABC):
     Attributes:
         name: of the model.
         model: with the functions of the contract.
+        source: what the model was made from, which is what a policy knows by its weights.
+        judge: reads answers, for policies that look at them; None takes the source's own functions.
     """
 
     name: str
     model: IteratedModel
+    source: Any
+    judge: Any
 
     @abstractmethod
     def read(self, entry: Any, where: str, most: int) -> Question:
@@ -66,6 +70,7 @@ class PuzzleSubject(Subject):
 
     def __init__(self, checkpoint: Checkpoint, task: PuzzleTask) -> None:
         self.name, self.model, self._task = checkpoint.config.name, checkpoint.model, task
+        self.source, self.judge = checkpoint.model, task
         self._device = next(checkpoint.model.parameters()).device
 
     def read(self, entry: Any, where: str, most: int) -> Question:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from homeostat.inference.predict import most_steps
+from homeostat.inference.puzzles import most_steps
 from homeostat.models import Checkpoint
 from homeostat.probes import Audit, AuditEvent, audit
 from homeostat.studies.instances import instances_of

@@ -148,6 +148,10 @@ class Mazes(PuzzleTask):
             free, start, goal, path = free[unique], start[unique], goal[unique], path[unique]
         return free, start, goal, path
 
+    def asked(self, inputs: Tensor) -> Tensor:
+        """`(batch, height, width)` bool: an answer is asked on corridors, not on walls."""
+        return inputs[:, 0] > 0
+
     def in_test_split(self, inputs: Tensor) -> NDArray[np.bool_]:
         """`(batch,)` bool: which instances belong to the test split; `inputs` `(batch, 3, height, width)`."""
         flat = inputs.flatten(2).cpu().numpy()

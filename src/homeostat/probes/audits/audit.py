@@ -13,9 +13,11 @@ from torch.utils import _pytree as pytree
 
 from homeostat.errors import InputError
 from homeostat.models.contract import IteratedModel, as_model
+from homeostat.models.model_hash import hash_of
 from homeostat.models.starts import Own
 from homeostat.probes.audits.alignment import BatchAlignment, align, other_starts
 from homeostat.probes.audits.clips import Candidate, choose, film
+from homeostat.probes.audits.courses import MOST_CELLS, join_courses
 from homeostat.probes.audits.summary import Collected, examples_of, summarise
 from homeostat.probes.audits.verdict import decide
 from homeostat.probes.examples import MOST_STEPS, ExampleBatch, Examples, batches_of, evaluating, groups_of
@@ -105,12 +107,13 @@ def audit(
     horizon = iterated.trained_steps
     budgets = _budgets(steps, horizon)
     groups = groups_of(examples)
-    difficulties, at_horizon, candidates = [], [], []
+    difficulties, at_horizon, candidates, collections = [], [], [], []
     dtype = "none"
     with evaluating(model, device) as place:
         options = _Options(judge, budgets, settle_rtol, noise_scale, seed, alignment, on_event)
         for key, batches in groups.items():
             collected = Collected(key)
+            collections.append(collected)
             for batch in batches_of(key, batches, place):
                 dtype = _one_batch(iterated, batch, options, collected)
             span = None if spans is None else spans.get(key)
@@ -139,6 +142,7 @@ def audit(
         difficulties=tuple(difficulties),
         verdict=decide(difficulties, at_horizon, horizon),
         clips=tuple(clip for clip in clips if clip is not None),
+        courses=join_courses(name or iterated.name, hash_of(model), collections, judge),
     )
 
 
@@ -190,6 +194,7 @@ def _one_batch(model: IteratedModel, batch: ExampleBatch, options: _Options, int
         options.rtol,
         lambda context: model.initial_state(context, Own().seeded(options.seed, indices)),
         ticker(0),
+        course=(first + rows) * options.budgets[-1] <= MOST_CELLS,
     )
     aligned: list[BatchAlignment] = []
     if options.alignment:

@@ -1,0 +1,291 @@
+"""`fit_stopping`: the cheapest rule for stopping that can be promised to lose no more accuracy than asked."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from homeostat.errors import InputError, PolicyError
+from homeostat.inference.candidates import Candidate, candidates, evaluate, most_accurate
+from homeostat.inference.learn_then_test import (
+    binomial_p_value,
+    fewest_examples,
+    fixed_sequence,
+    hoeffding_bentkus_p_value,
+)
+from homeostat.inference.policy import Guarantee, Policy, Row
+from homeostat.inference.select import select_answers
+from homeostat.probes import Audit
+from homeostat.probes.courses.courses import Courses
+from homeostat.probes.courses.follow import OnExamples, follow
+from homeostat.probes.courses.signals import CHEAP, Signal
+
+_HORIZONS = 8
+"""The longest budget, in multiples of the trained horizon, where none is given."""
+
+_SEQUENCE = 64
+"""Candidates that are tested at most: the chain from safe to cheap."""
+
+
+def fit_stopping(
+    source: Any,
+    *,
+    max_accuracy_loss: float | None = None,
+    max_mean_steps: float | None = None,
+    max_error: float | None = None,
+    confidence: float = 0.9,
+    max_steps: int | None = None,
+    judge: Any = None,
+    signals: Sequence[Signal] = CHEAP,
+    seed: int = 0,
+    device: Any = None,
+    on_examples: OnExamples | None = None,
+) -> Policy:
+    """Choose when to stop, on calibration examples that the model was not trained on.
+
+    Half of the examples, split at random within each difficulty, choose the rules: fixed budgets, a threshold on one
+    signal, or on two at once, each with its cost and its loss there. The other half judges a chain of them, from the
+    safest to the cheapest, by Learn then Test; the cheapest rule that it can promise is the policy. The promise needs
+    no assumption on the model or on the distribution, only that later examples are drawn as these were.
+
+    The accuracy lost is the share of examples that are right at the reference budget, the most accurate one while
+    rules are chosen, and wrong where the policy stops; answers that thinking longer would have spoiled are not set
+    against it.
+
+    Args:
+        source: an `Audit` made in this session, `Courses`, or `(model, examples)`: batches `(inputs, targets)`, or
+            several such iterables by the name of their difficulty, in the shares in which they will come.
+        max_accuracy_loss: largest share of accuracy that may be lost, such as 0.001 for 0.1 points. Or
+        max_mean_steps: compute budget, largest mean number of evaluations of `step` an example; the most accurate rule
+            within it is taken.
+        max_error: beside it, largest share of wrong ones among the answers that are given; for the others the policy
+            abstains.
+        confidence: probability of each promise, over the draw of the calibration examples.
+        max_steps: the longest budget; eight times the trained horizon when None.
+        judge: has `correct` and `answers`, see `follow`; the model's own object when None.
+        signals: what rules may look at; `alignment` doubles the cost of a step, which is counted.
+        seed: of the split.
+        device: where to run.
+        on_examples: told of progress.
+
+    Raises:
+        InputError: no examples, impossible options.
+        PolicyError: too few examples for what is asked (the message says how many it takes), none of them ever right,
+            all of them right from the first step on, or no rule that can be promised.
+
+    Source:
+        Learn then Test (arXiv 2110.01052) with the order of Pareto Testing (Laufer-Goldshtein et al. 2023).
+
+    Example:
+        >>> import torch, homeostat as hs
+        >>> heron = hs.from_functions(
+        ...     encode=lambda x: x,
+        ...     initial_state=lambda x: torch.ones_like(x),
+        ...     step=lambda z, x: 0.5 * (z + x / z),
+        ...     decode=lambda z, x: z,
+        ...     trained_steps=2,
+        ... )
+        >>> class Right:
+        ...     def correct(self, outputs, targets):
+        ...         return ((outputs / targets - 1).abs() < 1e-4).all(1)
+        >>> x = 10 ** (8 * torch.rand(400, 1, generator=torch.Generator().manual_seed(0)))
+        >>> policy = hs.fit_stopping((heron, [(x, x.sqrt())]), max_accuracy_loss=0.02, max_steps=30, judge=Right())
+        >>> policy.conditions
+        (residual <= 0.01,)
+    """
+    if (max_accuracy_loss is None) == (max_mean_steps is None):
+        raise InputError("give either max_accuracy_loss, such as 0.001, or max_mean_steps, such as 50")
+    _share("confidence", confidence)
+    if max_accuracy_loss is not None:
+        _share("max_accuracy_loss", max_accuracy_loss)
+    elif not isinstance(max_mean_steps, int | float) or not 1 <= max_mean_steps < float("inf"):
+        raise InputError(f"max_mean_steps must be a number, 1 or more, not {max_mean_steps!r}")
+    if max_error is not None:
+        _share("max_error", max_error)
+    courses = _courses(source, max_steps, judge, signals, seed, device, on_examples)
+    level = max_accuracy_loss if max_accuracy_loss is not None else 0.05
+    least = fewest_examples(min(level, max_error or 1.0), confidence)
+    _check_courses(courses, least, seed)
+    choosing, judging = _halves(courses, seed)
+    chooser, judger = courses.at(choosing), courses.at(judging)
+    reference = most_accurate(chooser)
+    found = list(candidates(chooser, reference))
+    if max_accuracy_loss is not None:
+        chain = _safest_first(found)
+
+        def p_value(one: Candidate) -> float:
+            return binomial_p_value(int(one.lost.sum()), len(one.lost), max_accuracy_loss)
+    else:
+        assert max_mean_steps is not None
+        chain = _cheapest_first(found, max_mean_steps)
+
+        def p_value(one: Candidate) -> float:
+            worst = one.max_steps * (one.cost / float(one.stops.mean()))
+            return hoeffding_bentkus_p_value(one.cost / worst, len(one.stops), max_mean_steps / worst)
+
+    judged = [_again(judger, one, reference) for one in chain]
+    p_values = [p_value(one) for one in judged]
+    promised = fixed_sequence(p_values, confidence)
+    if not promised:
+        raise PolicyError(_nothing(judged, p_values, max_accuracy_loss, max_mean_steps, confidence, reference))
+    pick = min(range(promised), key=lambda i: chain[i].cost)
+    if max_accuracy_loss is None:
+        pick = max(range(promised), key=lambda i: (chain[i].accuracy, -chain[i].cost))
+    one, there = chain[pick], judged[pick]
+    guarantee = Guarantee(
+        what="accuracy loss" if max_accuracy_loss is not None else "mean steps",
+        level=max_accuracy_loss if max_accuracy_loss is not None else float(max_mean_steps or 0),
+        confidence=confidence,
+        examples=len(judger),
+        observed=there.loss if max_accuracy_loss is not None else there.cost,
+        p_value=p_values[pick],
+        reference_steps=reference,
+    )
+    select = None if max_error is None else select_answers(chooser, judger, one, there, max_error, confidence)
+    return Policy(
+        conditions=one.conditions,
+        max_steps=one.max_steps,
+        select=select,
+        reads=courses.reads,
+        masked=courses.masked,
+        seed=courses.seed,
+        model=courses.model,
+        model_hash=courses.model_hash,
+        guarantee=guarantee,
+        mean_steps=there.cost,
+        accuracy=there.accuracy,
+        reference_accuracy=float(judger.right[:, reference - 1].mean()),
+        compared=_compared(found, one),
+    )
+
+
+def _courses(
+    source: Any, max_steps: int | None, judge: Any, signals: Sequence[Signal], seed: int, device: Any, tell: Any
+) -> Courses:
+    if isinstance(source, Courses):
+        return source
+    if isinstance(source, Audit):
+        if source.courses is None:
+            raise InputError("this audit kept no courses of its examples; make it with audit(..., courses=True)")
+        return source.courses
+    if not isinstance(source, tuple) or len(source) != 2:
+        raise InputError(f"fit_stopping takes an audit, or (model, examples), not {type(source).__name__}")
+    model, examples = source
+    longest = max_steps
+    if longest is None:
+        horizon = getattr(model, "trained_steps", None)
+        if not horizon:
+            raise InputError("max_steps is needed: the model does not say its trained_steps")
+        longest = _HORIZONS * int(horizon)
+    return follow(
+        model, examples, max_steps=longest, judge=judge, signals=signals, seed=seed, device=device, on_examples=tell
+    )
+
+
+def _check_courses(courses: Courses, least: int, seed: int) -> None:
+    """Refuse what nothing can be learned from."""
+    if len(courses) // 2 < least:
+        raise PolicyError(
+            f"{len(courses):,} calibration examples are too few: half of them judge the rule, and a promise at this "
+            f"level and confidence takes {least:,} there, so {2 * least:,} in all, without one error; give more, or "
+            "ask for less"
+        )
+    if not courses.right.any():
+        raise PolicyError(
+            f"none of the {len(courses):,} calibration examples is right at any step: there is no accuracy to keep"
+        )
+    if courses.right.all():
+        raise PolicyError(
+            f"all of the {len(courses):,} calibration examples are right at every step from the first on: they cannot "
+            "tell when to stop; take harder ones, or a budget of 1 step"
+        )
+
+
+def _halves(courses: Courses, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the examples that choose and of those that judge: half and half of each difficulty, at random."""
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(courses))
+    order = order[np.argsort(courses.group[order], kind="stable")]
+    return np.sort(order[0::2]), np.sort(order[1::2])
+
+
+def _front(found: list[Candidate]) -> list[Candidate]:
+    """Of the rules, those than which none both loses less and costs less; by loss, then cost."""
+    chain: list[Candidate] = []
+    cheapest = float("inf")
+    for one in sorted(found, key=lambda c: (c.loss, c.cost)):
+        if one.cost < cheapest:
+            chain.append(one)
+            cheapest = one.cost
+    return chain
+
+
+def _safest_first(found: list[Candidate]) -> list[Candidate]:
+    """From rules that lost nothing while they were chosen, the most patient first, to those that lost most.
+
+    Rules that lost nothing are told apart by their patience: the chain climbs down to the cheapest of them in even
+    strides, so that one that was only lucky comes late.
+    """
+    clean = sorted((c for c in found if c.loss == 0), key=lambda c: -c.cost)
+    lossy = [c for c in _front(found) if c.loss > 0]
+    if clean:
+        costs = np.geomspace(clean[0].cost, clean[-1].cost, _SEQUENCE // 2)
+        places = sorted({int(np.argmin([abs(c.cost - cost) for c in clean])) for cost in costs} | {len(clean) - 1})
+        clean = [clean[i] for i in places]
+    return clean + lossy[: _SEQUENCE // 2]
+
+
+def _cheapest_first(found: list[Candidate], budget: float) -> list[Candidate]:
+    chain = sorted((c for c in _front(found) if c.cost <= budget), key=lambda c: c.cost)
+    if not chain:
+        least = min(c.cost for c in found)
+        raise PolicyError(f"no rule takes {budget:g} steps on average or fewer; the cheapest one takes {least:.1f}")
+    return chain[-_SEQUENCE:]
+
+
+def _again(courses: Courses, one: Candidate, reference: int) -> Candidate:
+    """The same rule on other examples."""
+    met = np.logical_and.reduce([courses.met(condition) for condition in one.conditions])
+    return evaluate(courses, one.conditions, met, one.max_steps, reference)
+
+
+def _compared(found: list[Candidate], chosen: Candidate) -> tuple[Row, ...]:
+    """Of each kind the cheapest rule that lost no more than the chosen one; kinds with one are sorted by cost."""
+    best: dict[str, Candidate] = {}
+    for one in found:
+        if one.loss <= chosen.loss and (one.kind not in best or one.cost < best[one.kind].cost):
+            best[one.kind] = one
+    single = [c for c in best.values() if len(c.conditions) == 1 or c is chosen or c.kind == chosen.kind]
+    return tuple(
+        Row(
+            kind=one.kind,
+            conditions=one.conditions,
+            max_steps=one.max_steps,
+            mean_steps=one.cost,
+            accuracy=one.accuracy,
+            loss=one.loss,
+        )
+        for one in sorted(single, key=lambda c: c.cost)
+    )
+
+
+def _nothing(
+    judged: list[Candidate],
+    p_values: list[float],
+    loss: float | None,
+    steps: float | None,
+    confidence: float,
+    reference: int,
+) -> str:
+    first = judged[0]
+    asked = f"a loss of at most {loss:g}" if loss is not None else f"at most {steps:g} steps on average"
+    return (
+        f"no rule can be promised to keep {asked} with probability {confidence:g}: the safest one lost "
+        f"{int(first.lost.sum())} of {len(first.lost):,} examples that are right at {reference} steps and took "
+        f"{first.cost:.1f} steps on average (p = {p_values[0]:.2g}); ask for less, or give more examples"
+    )
+
+
+def _share(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+        raise InputError(f"{name} must be a share between 0 and 1, such as 0.01, not {value!r}")

@@ -1,0 +1,122 @@
+"""A policy bound to a model: the map that the engine runs, and what is read from it when an example has stopped."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from homeostat.engine import Status
+from homeostat.engine.nest import flatten
+from homeostat.errors import ContractError, InputError
+from homeostat.inference.policy import Policy
+from homeostat.models.contract import as_model
+from homeostat.models.starts import Own, Start
+from homeostat.probes.answers import judge_of
+from homeostat.probes.courses.signals import AnswerReader, least_confidence
+from homeostat.probes.courses.watched import WatchedMap, bare_context
+
+
+@dataclass(frozen=True, eq=False)
+class Stopped:
+    """Examples that have stopped, one entry a row.
+
+    Attributes:
+        outputs: what the model's `decode` gives.
+        answers: `(rows, ...)` int64, or `(rows, 0)` where outputs have no decoded form.
+        steps: int64. residual: float32, RMS(f(z) - z) / RMS(f(z)) of the last step, the largest over the leaves.
+        status: int8 of `Status`: CONVERGED where the policy's conditions were met, MAX_STEPS where they were not,
+            DIVERGED where the state was not finite; outputs are those of the last state that was.
+        confidence: float32, softmax probability of the least sure asked position; NaN where outputs are no logits.
+        score: float32, the model's own; NaN where it has none.
+        abstained: bool.
+    """
+
+    outputs: Any
+    answers: Tensor
+    steps: Tensor
+    residual: Tensor
+    status: Tensor
+    confidence: Tensor
+    score: Tensor
+    abstained: Tensor
+
+
+class Guided:
+    """The policy on the model.
+
+    Args:
+        judge: reads answers where the policy was fitted with one; the model's own object when None.
+
+    Raises:
+        PolicyError: the policy was made for another model.
+        ContractError: the model breaks the contract, or its step draws random numbers.
+        InputError: the policy needs a judge that was not given.
+    """
+
+    def __init__(self, model: Any, policy: Policy, judge: Any = None) -> None:
+        policy.check(model)
+        self.model, self.policy = as_model(model), policy
+        if self.model.stochastic:
+            raise ContractError(
+                f"{self.model.name}'s step draws random numbers: a policy would stop elsewhere each time"
+            )
+        self.judge = judge_of(model, judge)
+        if policy.masked and self.judge.asked is None:
+            raise InputError("this policy was fitted with a judge that has asked(inputs); give predict that judge=")
+        if policy.reads == "judge" and self.judge.answers is None:
+            raise InputError("this policy was fitted with a judge that has answers(outputs); give predict that judge=")
+        self.reader = AnswerReader(policy.reads, self.judge)
+        self.map = WatchedMap(
+            self.model,
+            self.reader,
+            policy.signals,
+            max_steps=policy.max_steps,
+            conditions=policy.conditions,
+            seed=policy.seed,
+        )
+
+    @property
+    def row_cost(self) -> int:
+        """Evaluations of the model's step in one step of an example."""
+        return 2 if "alignment" in self.policy.signals else 1
+
+    def context(self, inputs: Any) -> dict[str, Any]:
+        """The context of the guided map for a batch of inputs."""
+        asked = self.judge.asked_of(inputs) if self.policy.masked else None
+        return {"model": self.model.encode(inputs), "asked": asked}
+
+    def start(self, context: dict[str, Any], start: Start = Own()) -> dict[str, Any]:  # noqa: B008 - a frozen value
+        """Where the guided map starts."""
+        return self.map.start(self.model.initial_state(context["model"], start), context)
+
+    def read(self, state: dict[str, Any], context: dict[str, Any]) -> Stopped:
+        """What the final states of some examples say; both as the engine gives them, with their marks."""
+        leaves, layout = flatten(state, "state")
+        found, bare = layout.build(leaves), bare_context(context)
+        inner = self.map.layout
+        assert inner is not None, "something was started"
+        tree = inner.build(list(found["model"]))
+        outputs = self.model.decode(tree, bare["model"])
+        failed, met = found["failed"], found["met"]
+        status = torch.full_like(found["taken"], int(Status.MAX_STEPS), dtype=torch.int8)
+        status = torch.where(met, int(Status.CONVERGED), status).to(torch.int8)
+        status = torch.where(failed, int(Status.DIVERGED), status).to(torch.int8)
+        confidence = torch.full_like(found["residual"], float("nan"))
+        if self.reader.how == "argmax":
+            confidence = least_confidence(self.reader.beliefs(outputs), bare["asked"]).float()
+        score = self.model.score(tree, bare["model"])
+        answered = met & ~failed
+        if self.policy.select is not None:
+            condition = self.policy.select.condition
+            answered = answered & condition.holds(self.map.column(found, condition.signal))
+        return Stopped(
+            outputs,
+            self.reader.answers(outputs),
+            found["taken"],
+            torch.where(failed, float("nan"), found["residual"]),
+            status,
+            confidence.masked_fill(failed, float("nan")),
+            torch.full_like(found["residual"], float("nan")) if score is None else score.float(),
+            ~answered,
+        )

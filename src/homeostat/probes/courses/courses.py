@@ -1,0 +1,81 @@
+"""What became of examples at every step: enough to know what any stopping rule would have done with them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from homeostat.errors import InputError
+from homeostat.probes.courses.condition import Condition
+from homeostat.probes.courses.signals import HowRead, Signal
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Courses:
+    """What became of every example at every step.
+
+    Attributes:
+        model: name of the model; model_hash: of its weights, None where they cannot be found.
+        difficulties: their names; `group` says which one an example belongs to, `(examples,)` int.
+        signals: `(examples, steps)` float32 by name, NaN where an example had failed.
+        right: `(examples, steps)` bool; False from the step at which an example failed.
+        failed_at: `(examples,)`, the first step whose state was not finite, or 0.
+        row_cost: evaluations of `step` in one step of an example: 2 where a second start runs along.
+        reads: how answers were read; masked: whether the judge said which ones are asked.
+        seed: of the second start.
+    """
+
+    model: str
+    model_hash: str | None
+    difficulties: tuple[str, ...]
+    group: np.ndarray
+    signals: Mapping[Signal, np.ndarray]
+    right: np.ndarray
+    failed_at: np.ndarray
+    reads: HowRead
+    masked: bool
+    seed: int
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.right)
+
+    @property
+    def steps(self) -> int:
+        """The longest budget."""
+        return self.right.shape[1]
+
+    def at(self, rows: np.ndarray) -> "Courses":
+        """Some of the examples: a mask or places."""
+        signals: dict[Signal, np.ndarray] = {name: values[rows] for name, values in self.signals.items()}
+        return Courses(
+            self.model, self.model_hash, self.difficulties, self.group[rows], signals, self.right[rows],
+            self.failed_at[rows], self.reads, self.masked, self.seed, self.notes,
+        )  # fmt: skip
+
+    def met(self, condition: Condition) -> np.ndarray:
+        """`(examples, steps)` bool: whether the condition holds after each step."""
+        if condition.signal == "steps":
+            return np.broadcast_to(condition.holds(np.arange(1, self.steps + 1)), self.right.shape)
+        if condition.signal not in self.signals:
+            raise InputError(f"the signal {condition.signal!r} was not recorded; there are {sorted(self.signals)}")
+        with np.errstate(invalid="ignore"):
+            return condition.holds(self.signals[condition.signal])
+
+    def stops(self, met: np.ndarray) -> np.ndarray:
+        """`(examples,)`: the step after which each example stops: the first at which all conditions are met, or the
+        one at which it fails, or the last.
+        """
+        first = np.where(met.any(1), met.argmax(1) + 1, self.steps)
+        return np.where(self.failed_at > 0, np.minimum(first, np.maximum(self.failed_at, 1)), first)
+
+    def right_at(self, stops: np.ndarray) -> np.ndarray:
+        """`(examples,)` bool: right when stopped there."""
+        return self.right[np.arange(len(stops)), stops - 1]
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{int((self.group == i).sum())} of {name}" for i, name in enumerate(self.difficulties))
+        return (
+            f"Courses({self.model}: {len(self)} examples, {counts}; {self.steps} steps; right at the end "
+            f"{self.right[:, -1].mean():.4f}; signals {', '.join(self.signals)})"
+        )
