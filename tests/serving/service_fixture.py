@@ -75,7 +75,10 @@ def _nothing() -> Any:
 async def client_of(service: Service) -> AsyncIterator[httpx.AsyncClient]:
     app = make_app(service)
     transport = httpx.ASGITransport(app=app)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as found:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as found,
+    ):
         yield found
 
 

@@ -157,8 +157,8 @@ def _same_examples(entered: list[_Entered]) -> Any:
             counts = [_count(side.get(name, [])) for side in (found[0], groups)]
             if counts[0] != counts[1]:
                 raise InputError(
-                    f"{first} brings {counts[0]} examples of {name!r}, {one.name} {counts[1]}; give all models the same "
-                    "ones with --examples path/to/file.py:function"
+                    f"{first} brings {counts[0]} examples of {name!r}, {one.name} {counts[1]}; give all models the "
+                    "same ones with --examples path/to/file.py:function"
                 )
             if not _equal(found[0][name], groups[name]):
                 raise InputError(

@@ -14,8 +14,7 @@ import torch
 import typer
 
 from homeostat.cli.options import APP, OUT, Device, device_of, task_of
-from homeostat.engine import Stop
-from homeostat.engine import PENDING
+from homeostat.engine import PENDING, Stop
 from homeostat.errors import InputError
 from homeostat.inference import Policy, predict_stream
 from homeostat.inference.guided import Guided

@@ -185,7 +185,7 @@ class _Incomplete(Exception):
         self.message, self.answers = message, answers
 
 
-async def _answers(service: Service, request: Request, began: float) -> list[dict[str, Any]]:
+async def _answers(service: Service, request: Request, began: float) -> list[Any]:
     body = await _body(request, service.limits)
     if len(body) > _SMALL:
         questions, seconds = await asyncio.to_thread(service.read, body)

@@ -1,4 +1,4 @@
-"""Somebody's own model behind the service: examples are nested arrays of numbers, in the form of the model's examples."""
+"""Somebody's own model behind the service: examples are nested arrays of numbers, as the model's own examples are."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -109,7 +109,9 @@ class ArraySubject(Subject):
 
     def write(self, question: Question, outputs: Any) -> dict[str, Any]:
         """See `Subject.write`: the outputs, and the answer where the model says what that is."""
-        written = {"outputs": pytree.tree_map(lambda leaf: plain(leaf[0]) if isinstance(leaf, Tensor) else leaf, outputs)}
+        written = {
+            "outputs": pytree.tree_map(lambda leaf: plain(leaf[0]) if isinstance(leaf, Tensor) else leaf, outputs)
+        }
         if self._answers is not None:
             written["answer"] = plain(self._answers(outputs)[0])
         return written
@@ -200,5 +202,3 @@ def _numbers(value: Any, depth: int, where: str, check: tuple[tuple[type, ...], 
         if type(number) not in kinds:
             raise Refusal("refused", f"{where} must hold {words} in every place, not {kind(number)}")
     return level
-
-

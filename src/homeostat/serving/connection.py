@@ -12,8 +12,8 @@ _TICK = 1.0
 def patient_protocol(idle_seconds: float, busy_seconds: float) -> type[H11Protocol]:
     """A protocol whose connections are aborted when they stand still.
 
-    Uvicorn closes a connection that is silent between two requests. It waits without end for the rest of a head, and for
-    a client to take its answer: such clients would hold their connection, and what is written to it, for ever.
+    Uvicorn closes a connection that is silent between two requests. It waits without end for the rest of a head, and
+    for a client to take its answer: such clients would hold their connection, and what is written to it, for ever.
 
     Args:
         idle_seconds: without a request, from the opening or from the end of the last answer.

@@ -49,5 +49,5 @@ class Limits:
                 raise ValueError(f"{name} must be a number above 0, not {value!r}")
         if self.examples > self.queue:
             raise ValueError(
-                f"examples must be at most queue, or no such request could ever wait: not {self.examples} > {self.queue}"
+                f"examples must be at most queue, or no such request could wait: not {self.examples} > {self.queue}"
             )

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from homeostat.errors import InputError
-from homeostat.serving.limits import Limits
 
 if TYPE_CHECKING:
     from homeostat.serving.app import Service
@@ -26,7 +25,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, UnicodeError) as error:
-        raise InputError(f"cannot listen at {host}, port {port}: {getattr(error, 'strerror', None) or error}") from error
+        raise InputError(
+            f"cannot listen at {host}, port {port}: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def run(service: "Service", where: socket.socket, *, stop_seconds: float = 10.0) -> None:

@@ -312,8 +312,7 @@ def _summarise(
             a, b = split.correct[ours][1], split.correct[theirs][1]
             found = differences_at_once(a, b, seed=seed)
             differences += [
-                Difference(ours, theirs, split.name, cost, one)
-                for cost, one in zip(split.costs, found, strict=True)
+                Difference(ours, theirs, split.name, cost, one) for cost, one in zip(split.costs, found, strict=True)
             ]
             value = paired_difference(a[:, best[ours]], b[:, best[theirs]], seed=seed)
             gaps.append(PeakDifference(ours, theirs, split.name, value))
@@ -362,5 +361,3 @@ def _notes(runners: Sequence[_Runner], splits: Sequence[_Split], costs: Costs) -
             shares = calibration.mean(0)
             if math.isclose(shares[-1], shares.max()) and np.argmax(shares) == len(shares) - 1 and len(shares) > 1:
                 yield f"{split.name}: {name} was best at the largest cost; a larger one might be better."
-
-

@@ -24,7 +24,7 @@ def render_comparison(found: Comparison) -> str:
     return fill(
         _part("comparison.html.j2"),
         title=" and ".join(model.name for model in found.models),
-        helpers={"figure": figure, "points_of": points_of, "gap_at": _gap_at},
+        helpers={"figure": figure, "points_of": points_of},
         found=found,
         pairs=list(dict.fromkeys((gap.ours, gap.theirs) for gap in found.differences)),
         swatches=list(zip(MODELS_LIGHT, MODELS_DARK, strict=True)),
@@ -70,14 +70,6 @@ def _data(found: Comparison) -> dict[str, Any]:
 
 def _ends(estimate: Estimate) -> dict[str, Any]:
     return plain({"value": estimate.value, "low": estimate.low, "high": estimate.high})
-
-
-def _gap_at(found: Comparison, pair: tuple[str, str], difficulty: str, cost: float) -> Estimate:
-    return next(
-        gap.value
-        for gap in found.differences
-        if (gap.ours, gap.theirs) == pair and (gap.difficulty, gap.cost) == (difficulty, cost)
-    )
 
 
 def _part(name: str) -> str:

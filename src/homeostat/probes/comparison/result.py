@@ -130,11 +130,18 @@ class Comparison:
                 return peak
         raise KeyError(f"no peak {model!r}, {difficulty!r}; there are {[(p.model, p.difficulty) for p in self.peaks]}")
 
+    def difference(self, ours: str, theirs: str, difficulty: str, cost: float) -> Difference:
+        """The difference of this pair at this difficulty and cost."""
+        for found in self.differences:
+            if (found.ours, found.theirs, found.difficulty, found.cost) == (ours, theirs, difficulty, cost):
+                return found
+        raise KeyError(f"no difference {ours!r} - {theirs!r} on {difficulty!r} at a cost of {cost!r}")
+
     def __repr__(self) -> str:
         names = [model.name for model in self.models]
         lines = [
-            f"{' and '.join(names)}: exact accuracy in % at equal {self.costs} an example, on {self.test} test examples; "
-            f"budgets chosen on {self.calibration} others; seed {self.seed}"
+            f"{' and '.join(names)}: exact accuracy in % at equal {self.costs} an example, on {self.test} test "
+            f"examples; budgets chosen on {self.calibration} others; seed {self.seed}"
         ]
         for difficulty in self.difficulties:
             lines += ["", f"{difficulty}:", *self._curves(difficulty), *self._peaks(difficulty)]
@@ -153,10 +160,7 @@ class Comparison:
         rows = []
         for place, point in enumerate(curves[0].points):
             shown = [curve.points[place] for curve in curves]
-            gaps = [
-                next(d.value for d in self.differences if (d.ours, d.theirs, d.difficulty, d.cost) == (*pair, difficulty, point.cost))
-                for pair in pairs
-            ]
+            gaps = [self.difference(*pair, difficulty, point.cost).value for pair in pairs]
             cells = [f"{percent(one.exact)} ({one.steps:,})" for one in shown]
             rows.append([figure(point.cost), *cells, *map(points_of, gaps)])
         return columns(heads, rows, names=0)
