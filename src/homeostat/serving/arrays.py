@@ -51,8 +51,9 @@ class Leaf:
             raise Refusal("refused", f"{where} has shape {shape}, the model takes {wanted}")
         numbers = list(_numbers(value, len(shape), where, self._check()))
         try:
+            self._check_range(numbers)
             tensor = torch.tensor(numbers, dtype=self.dtype)
-        except (RuntimeError, OverflowError):
+        except OverflowError:  # whole numbers of hundreds of digits
             raise Refusal("refused", f"{where} holds a number that {self._name} cannot hold") from None
         if not bool(torch.isfinite(tensor).all()):
             raise Refusal("refused", f"{where} holds a number that is not finite in {self._name}")
@@ -60,6 +61,12 @@ class Leaf:
 
     def __str__(self) -> str:
         return str(self.shape)
+
+    def _check_range(self, numbers: list[Any]) -> None:
+        if not self.dtype.is_floating_point and self.dtype != torch.bool:
+            info = torch.iinfo(self.dtype)
+            if not info.min <= min(numbers) <= max(numbers) <= info.max:  # torch would let -1 wrap around in uint8
+                raise OverflowError
 
     @property
     def _name(self) -> str:
