@@ -125,17 +125,20 @@ def test_the_model_describes_itself() -> None:
 
 
 def test_a_request_that_takes_too_long_ends_and_frees_its_slot() -> None:
-    service = service_of(Geometric(), hs.Stop(rtol=1e-6, max_steps=20_000), slots=2)
+    service = service_of(Geometric(), hs.Stop(rtol=1e-6, max_steps=10_000_000), slots=2)
 
     async def conversation(client: httpx.AsyncClient) -> tuple[httpx.Response, httpx.Response]:
         slow = await ask(client, [1.0, 1.0], [0.5, 1.0], timeout=0.2)  # the first one grows for ever
+        await asyncio.to_thread(until, lambda: figures(service)["examples_dropped_total"] == 1)
         return slow, await ask(client, [0.5, 1.0])
 
     slow, quick = talk(service, conversation)
     assert slow.status_code == 504
     assert slow.json() == {"error": "no answer within 0.2 s"}
     assert quick.json()["answers"][0]["outputs"] == pytest.approx([2.0], rel=1e-4)
-    assert figures(service)['requests_total{outcome="timed out"}'] == 1
+    found = figures(service)
+    assert found['requests_total{outcome="timed out"}'] == 1
+    assert not service.solver.alive, "what nobody waits for kept the service from its end"
 
 
 def test_a_full_queue_says_come_back() -> None:

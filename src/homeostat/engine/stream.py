@@ -86,6 +86,7 @@ class SolutionStream(Iterator[StreamedExample]):
         self._source: Iterator[Any] | None = iter(contexts)  # None once it has ended
         self._error: Exception | None = None  # of reading; raised when all that was read before is finished
         self._buckets: list[_Bucket] = []
+        self._unwanted: deque[int] = deque()
         self._inference = torch.is_inference_mode_enabled()
         self._results = self._run()
         self.read = self.finished = self.rounds = self.row_evaluations = 0
@@ -105,6 +106,12 @@ class SolutionStream(Iterator[StreamedExample]):
         """Mean share of the slots that was filled, from 0 to 1; NaN before the first round."""
         return self.row_evaluations / (self.rounds * self._slots) if self.rounds else math.nan
 
+    def drop(self, index: int) -> None:
+        """Let go of one example that is not finished: it yields no result, and others take its slot. It happens before
+        the next round; other threads may ask for it. Nothing happens where it is finished, or has not been read.
+        """
+        self._unwanted.append(index)
+
     def close(self) -> None:
         """Let go of everything that is unfinished; there are no further results."""
         self._results.close()
@@ -119,16 +126,28 @@ class SolutionStream(Iterator[StreamedExample]):
     def _run(self) -> Generator[StreamedExample, None, None]:
         """The stream itself. Finished examples are yielded before anything is read or computed that could fail."""
         while self._buckets or self._source is not None:
+            if self._unwanted:
+                self._let_go()
             if not self._buckets and not self._read():
                 continue
             bucket = self._choose()
             yield from self._fill(bucket)
+            if self._unwanted:  # no step is taken for them
+                continue
             if bucket.slots.rows:
                 yield from self._advance(bucket)
             if not bucket.size:
                 self._buckets.remove(bucket)
         if self._error is not None:
             raise self._error
+
+    def _let_go(self) -> None:
+        """Examples that were dropped leave."""
+        unwanted = {self._unwanted.popleft() for _ in range(len(self._unwanted))}
+        for bucket in self._buckets:
+            bucket.waiting = deque(pair for pair in bucket.waiting if pair[0].index not in unwanted)
+            bucket.slots.drop(lambda example: example.index in unwanted)
+        self._buckets = [bucket for bucket in self._buckets if bucket.size]
 
     def _choose(self) -> "_Bucket":
         """The bucket that runs next: the fullest one, unless an example has waited too long."""

@@ -73,6 +73,10 @@ class PredictionStream(Iterator[PredictedExample]):
     def row_evaluations(self) -> int:
         return self._solutions.row_evaluations * self._guided.row_cost
 
+    def drop(self, index: int) -> None:
+        """Let go of one example that is not finished; see `SolutionStream.drop`."""
+        self._solutions.drop(index)
+
     def close(self) -> None:
         """Let go of everything that is unfinished."""
         self._solutions.close()

@@ -207,8 +207,7 @@ async def _answers(service: Service, request: Request, began: float) -> list[Any
         found = list(ticket.found)
     finally:
         if ticket.open:
-            service.queue.withdraw(ticket)
-        ticket.abandon()
+            service.solver.forget(ticket)
     failed = [place for place, one in enumerate(found) if isinstance(one, Failed)]
     answers = [
         None if isinstance(one, Failed) else service.write(question, one)

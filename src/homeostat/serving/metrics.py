@@ -79,7 +79,7 @@ def _live(queue: Queue, solver: Solver, slots: int) -> Iterable[Any]:
         "rounds": (account.rounds, "Calls of the model's step."),
         "row_evaluations": (account.row_evaluations, "Calls of the step times the examples in each: the true cost."),
         "examples_finished": (account.finished, "Examples that were answered."),
-        "examples_dropped": (account.dropped, "Examples solved for nobody: timed out, or the client had gone."),
+        "examples_dropped": (account.dropped, "Examples given up in the batch: timed out, or the client had gone."),
         "examples_failed": (account.failed, "Examples on which the model raised an exception."),
         "restarts": (account.restarts, "Streams that ended because the model raised an exception."),
     }

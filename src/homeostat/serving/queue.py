@@ -1,7 +1,6 @@
 """Examples on their way to the solver: a bounded queue between the requests and the one thread that solves."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -52,8 +51,6 @@ class Job:
     ticket: Ticket
     place: int
     inputs: Any
-    since: float
-    """When it was admitted, by `time.perf_counter`."""
 
 
 class Queue:
@@ -83,8 +80,7 @@ class Queue:
         Raises:
             Refusal: there is no room for all of them, or the service is stopping.
         """
-        now = time.perf_counter()
-        jobs = [Job(ticket, place, question.inputs, now) for place, question in enumerate(ticket.questions)]
+        jobs = [Job(ticket, place, question.inputs) for place, question in enumerate(ticket.questions)]
         with self._changed:
             if self._closed:
                 raise Refusal("stopping", "the service is stopping")

@@ -92,6 +92,10 @@ class ResidualStream(Iterator[ResidualAnswer]):
             outputs = self._model.decode(found.state, found.context)
         return ResidualAnswer(found.index, outputs, found.steps, found.residual, found.status)
 
+    def drop(self, index: int) -> None:
+        """Let go of one example that is not finished; see `SolutionStream.drop`."""
+        self._stream.drop(index)
+
     def close(self) -> None:
         """Let go of everything that is unfinished."""
         self._stream.close()

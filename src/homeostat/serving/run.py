@@ -1,6 +1,7 @@
 """From a model to a running service: what is served, by which policy, and the server around it."""
 
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -55,6 +56,7 @@ def run(service: "Service", where: socket.socket, *, stop_seconds: float = 10.0)
         limit_concurrency=limits.connections,
         timeout_graceful_shutdown=max(1, round(stop_seconds)),
     )
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # a line for every bad request would fill disks
     server = uvicorn.Server(config)
     with _ended_by_signal():
         server.run(sockets=[where])

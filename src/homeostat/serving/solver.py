@@ -3,12 +3,11 @@ that caused it."""
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from homeostat.serving.queue import Job, Queue
+from homeostat.serving.queue import Job, Queue, Ticket
 
 _LOG = logging.getLogger("homeostat.serving")
 
@@ -27,7 +26,7 @@ class Found(Protocol):
 
 OpenStream = Callable[[Iterable[Any]], Iterator[Any]]
 """From the inputs of one example after the other, with `PENDING` where there is none just now, to a stream of `Found`
-that has `rounds` and `row_evaluations`."""
+that has `rounds`, `row_evaluations` and `drop`."""
 
 
 class Failed(Exception):
@@ -42,7 +41,7 @@ class Account:
     row_evaluations: int = 0
     finished: int = 0
     dropped: int = 0
-    """Finished after their client had gone or their time was over."""
+    """Given up in the batch: their client had gone, or their time was over."""
     failed: int = 0
     restarts: int = 0
     """Streams that a model ended with an exception."""
@@ -65,9 +64,8 @@ class Solver:
         self, open_stream: OpenStream, queue: Queue, pending: object, on_found: Callable[[Job, Any], None]
     ) -> None:
         self._open, self._queue, self._pending, self._on_found = open_stream, queue, pending, on_found
-        self._past = Account()
-        self._stream: Any = None
-        self._held: dict[int, Job] = {}
+        self._past, self._lock = Account(), threading.Lock()
+        self._running = _Running()
         self._thread = threading.Thread(target=self._run, name="solver", daemon=True)
 
     def start(self) -> None:
@@ -81,20 +79,25 @@ class Solver:
 
     @property
     def in_flight(self) -> int:
-        """Examples that were taken from the queue and are not finished."""
-        return len(self._held)
+        """Examples that were taken from the queue, are not finished, and that somebody waits for."""
+        return len(self._running.held)
 
     def account(self) -> Account:
         """What has been done so far, the running stream included."""
-        past, stream = self._past, self._stream
-        return Account(
-            rounds=past.rounds + getattr(stream, "rounds", 0),
-            row_evaluations=past.row_evaluations + getattr(stream, "row_evaluations", 0),
-            finished=past.finished,
-            dropped=past.dropped,
-            failed=past.failed,
-            restarts=past.restarts,
-        )
+        with self._lock:
+            rounds, row_evaluations = self._running.cost()
+            past = self._past
+            return replace(past, rounds=past.rounds + rounds, row_evaluations=past.row_evaluations + row_evaluations)
+
+    def forget(self, ticket: Ticket) -> None:
+        """Nobody waits for a ticket any more: its examples leave the queue and the batch. For any thread."""
+        ticket.abandon()
+        self._queue.withdraw(ticket)
+        running = self._running
+        for index, job in list(running.held.items()):
+            if job.ticket is ticket and running.held.pop(index, None) is not None:
+                running.drop(index)
+                self._count("dropped")
 
     def stop(self, seconds: float) -> bool:
         """Let what is in flight finish, for so many seconds; returns whether it did."""
@@ -104,34 +107,37 @@ class Solver:
 
     def _run(self) -> None:
         while not (self._queue.closed and len(self._queue) == 0):
-            suspects = self._serve()
-            for job in suspects:
+            for job in self._serve():
                 self._alone(job)
 
     def _serve(self) -> list[Job]:
         """One stream, until the queue is closed or the model raises; returns the jobs that were lost by that."""
+        running = self._running = _Running()
         try:
-            self._stream = stream = self._open(self._feed())
-            for found in stream:
-                self._settle(self._held.pop(found.index), found)
+            running.stream = self._open(self._feed(running.held))
+            for found in running.stream:
+                job = running.held.pop(found.index, None)
+                if job is not None:
+                    self._settle(job, found)
         except BaseException as error:  # SystemExit too: whatever a model does, the service goes on
-            _LOG.exception("the model raised %s with %d examples in flight", type(error).__name__, len(self._held))
-            self._past.restarts += 1
-        finally:
-            self._close()
-        lost, self._held = list(self._held.values()), {}
-        return lost
+            _LOG.exception("the model raised %s with %d examples in flight", type(error).__name__, len(running.held))
+            self._count("restarts")
+        self._close()
+        return [job for index in list(running.held) if (job := running.held.pop(index, None)) is not None]
 
-    def _feed(self) -> Iterator[Any]:
+    def _feed(self, held: dict[int, Job]) -> Iterator[Any]:
         """What the stream reads."""
         index = 0
         while True:
-            job = self._queue.take(wait=not self._held)
+            job = self._queue.take(wait=not held)
             if job is not None:
-                self._held[index] = job
+                held[index] = job
                 index += 1
                 yield job.inputs
-            elif self._held:
+                # A ticket that was given up just before its job stood in the batch.
+                if job.ticket.abandoned:
+                    self.forget(job.ticket)
+            elif held:
                 yield self._pending
             else:
                 return
@@ -139,39 +145,58 @@ class Solver:
     def _alone(self, job: Job) -> None:
         """A job whose stream crashed, in a stream of its own."""
         if job.ticket.abandoned:
-            self._past.dropped += 1
+            self._count("dropped")
             return
+        running = self._running = _Running({0: job})
+        found: Any = None
         try:
-            self._stream = stream = self._open(iter([job.inputs]))
-            (found,) = stream
+            running.stream = self._open(iter([job.inputs]))
+            found = next(running.stream, None)  # none where it was given up meanwhile
         except BaseException as error:
             _LOG.error("the model raised %s: %s on one example by itself", type(error).__name__, error)
             found = Failed(type(error).__name__)
-        finally:
-            self._close()
-        self._settle(job, found)
+        self._close()
+        if running.held.pop(0, None) is not None:
+            self._settle(job, found)
 
     def _settle(self, job: Job, found: Any) -> None:
         if job.ticket.abandoned:
-            self._past.dropped += 1
+            self._count("dropped")
             return
-        if isinstance(found, Failed):
-            self._past.failed += 1
-        else:
-            self._past.finished += 1
+        self._count("failed" if isinstance(found, Failed) else "finished")
         self._on_found(job, found)
         job.ticket.settle(job.place, found)
 
+    def _count(self, name: str) -> None:
+        with self._lock:
+            setattr(self._past, name, getattr(self._past, name) + 1)
+
     def _close(self) -> None:
         """Add what the stream did to the account, and let go of it."""
-        stream, self._stream = self._stream, None
-        self._past.rounds += getattr(stream, "rounds", 0)
-        self._past.row_evaluations += getattr(stream, "row_evaluations", 0)
+        running = self._running
+        with self._lock:
+            rounds, row_evaluations = running.cost()
+            self._past.rounds += rounds
+            self._past.row_evaluations += row_evaluations
+            stream, running.stream = running.stream, None
         close = getattr(stream, "close", None)
         if close is not None:
             close()
 
 
-def waited(job: Job) -> float:
-    """Seconds since a job was admitted."""
-    return time.perf_counter() - job.since
+@dataclass
+class _Running:
+    """A stream, with the jobs that it was given by their places in its input."""
+
+    held: dict[int, Job] = field(default_factory=dict)
+    stream: Any = None
+
+    def cost(self) -> tuple[int, int]:
+        """Rounds and row evaluations so far."""
+        return getattr(self.stream, "rounds", 0), getattr(self.stream, "row_evaluations", 0)
+
+    def drop(self, index: int) -> None:
+        """Let the stream let go of a job, where it can."""
+        drop = getattr(self.stream, "drop", None)
+        if drop is not None:
+            drop(index)
