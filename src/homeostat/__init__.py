@@ -22,7 +22,7 @@ from homeostat.engine import (
     solve,
     solve_stream,
 )
-from homeostat.inference import Condition, Policy, fit_stopping, predict
+from homeostat.inference import Breadth, Condition, Policy, fit_stopping, predict
 from homeostat.models import IteratedModel, from_functions, load
 from homeostat.probes import Audit, audit, compare, gradient_bias
 from homeostat.training import train
@@ -34,6 +34,7 @@ __all__ = [
     "GMRES",
     "Anderson",
     "Audit",
+    "Breadth",
     "Broyden",
     "Carry",
     "Condition",

@@ -108,7 +108,7 @@ def test_json_lines(run: Run, bits_checkpoint: Path, maze_checkpoint: Path) -> N
     rows = [json.loads(line) for line in done.out.splitlines()]
     assert [row["answer"] for row in rows] == text
     assert [row["where"] for row in rows] == ["line 1", "line 4", "line 5", "line 6"]
-    assert set(rows[0]) == {"where", "answer", "steps", "residual", "status", "right"}
+    assert set(rows[0]) == {"where", "answer", "steps", "residual", "status", "right", "confidence", "abstained"}
     bits = [line for line in BITS.decode().split() if set(line) <= set("01")]
     for row, puzzle in zip(rows, bits, strict=True):  # judged against the parity, counted here by hand
         parity = "".join(str(puzzle[: i + 1].count("1") % 2) for i in range(len(puzzle)))

@@ -1,6 +1,7 @@
 """Inference: answers for new inputs, when to stop thinking about each, and what can be promised of that."""
 
 from homeostat.engine import PENDING
+from homeostat.inference.breadth import Breadth
 from homeostat.inference.fit import fit_stopping
 from homeostat.inference.policy import Guarantee, Policy, Selection
 from homeostat.inference.predict import Prediction, predict
@@ -11,6 +12,7 @@ from homeostat.probes.courses.condition import Condition
 __all__ = [
     "PENDING",
     "Answer",
+    "Breadth",
     "Condition",
     "Guarantee",
     "Policy",

@@ -1,45 +1,19 @@
-"""A policy bound to a model: the map that the engine runs, and what is read from it when an example has stopped."""
+"""A policy bound to a model: the map that the engine runs, and how its final states are read."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from homeostat.engine import Status
 from homeostat.engine.nest import flatten
 from homeostat.errors import ContractError, InputError
 from homeostat.inference.policy import Policy
+from homeostat.inference.stopped import Stopped
 from homeostat.models.contract import as_model
-from homeostat.models.starts import Own, Start
+from homeostat.models.starts import Own
 from homeostat.probes.answers import judge_of
-from homeostat.probes.courses.signals import AnswerReader, least_confidence
+from homeostat.probes.courses.signals import AnswerReader
 from homeostat.probes.courses.watched import WatchedMap, bare_context
-
-
-@dataclass(frozen=True, eq=False)
-class Stopped:
-    """Examples that have stopped, one entry a row.
-
-    Attributes:
-        outputs: what the model's `decode` gives.
-        answers: `(rows, ...)` int64, or `(rows, 0)` where outputs have no decoded form.
-        steps: int64. residual: float32, RMS(f(z) - z) / RMS(f(z)) of the last step, the largest over the leaves.
-        status: int8 of `Status`: CONVERGED where the policy's conditions were met, MAX_STEPS where they were not,
-            DIVERGED where the state was not finite; outputs are those of the last state that was.
-        confidence: float32, softmax probability of the least sure asked position; NaN where outputs are no logits.
-        score: float32, the model's own; NaN where it has none.
-        abstained: bool.
-    """
-
-    outputs: Any
-    answers: Tensor
-    steps: Tensor
-    residual: Tensor
-    status: Tensor
-    confidence: Tensor
-    score: Tensor
-    abstained: Tensor
 
 
 class Guided:
@@ -86,9 +60,9 @@ class Guided:
         asked = self.judge.asked_of(inputs) if self.policy.masked else None
         return {"model": self.model.encode(inputs), "asked": asked}
 
-    def start(self, context: dict[str, Any], start: Start = Own()) -> dict[str, Any]:  # noqa: B008 - a frozen value
-        """Where the guided map starts."""
-        return self.map.start(self.model.initial_state(context["model"], start), context)
+    def start(self, context: dict[str, Any]) -> dict[str, Any]:
+        """Where the guided map starts, from the model's own start."""
+        return self.map.start(self.model.initial_state(context["model"], Own()), context)
 
     def read(self, state: dict[str, Any], context: dict[str, Any]) -> Stopped:
         """What the final states of some examples say; both as the engine gives them, with their marks."""
@@ -96,27 +70,13 @@ class Guided:
         found, bare = layout.build(leaves), bare_context(context)
         inner = self.map.layout
         assert inner is not None, "something was started"
-        tree = inner.build(list(found["model"]))
-        outputs = self.model.decode(tree, bare["model"])
         failed, met = found["failed"], found["met"]
-        status = torch.full_like(found["taken"], int(Status.MAX_STEPS), dtype=torch.int8)
-        status = torch.where(met, int(Status.CONVERGED), status).to(torch.int8)
+        status = torch.where(met, int(Status.CONVERGED), int(Status.MAX_STEPS))
         status = torch.where(failed, int(Status.DIVERGED), status).to(torch.int8)
-        confidence = torch.full_like(found["residual"], float("nan"))
-        if self.reader.how == "argmax":
-            confidence = least_confidence(self.reader.beliefs(outputs), bare["asked"]).float()
-        score = self.model.score(tree, bare["model"])
         answered = met & ~failed
         if self.policy.select is not None:
             condition = self.policy.select.condition
             answered = answered & condition.holds(self.map.column(found, condition.signal))
-        return Stopped(
-            outputs,
-            self.reader.answers(outputs),
-            found["taken"],
-            torch.where(failed, float("nan"), found["residual"]),
-            status,
-            confidence.masked_fill(failed, float("nan")),
-            torch.full_like(found["residual"], float("nan")) if score is None else score.float(),
-            ~answered,
-        )
+        residual = torch.where(failed, float("nan"), found["residual"])
+        tree = inner.build(list(found["model"]))
+        return Stopped.at(self.model, self.reader, tree, bare, found["taken"], residual, status, ~answered)

@@ -1,20 +1,24 @@
 """Answers for inputs that nobody has judged: with the steps each took, its residual and its status."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from homeostat.engine import Picard, Shared, Solution, Stop, solve
-from homeostat.engine.nest import Layout, flatten
+from homeostat.engine import Carry, Picard, Shared, Solution, Status, Stop, solve
+from homeostat.engine.nest import flatten
 from homeostat.errors import InputError
-from homeostat.inference.guided import Guided, Stopped
+from homeostat.inference.breadth import Breadth, of_runs, widen
+from homeostat.inference.guided import Guided
 from homeostat.inference.policy import Policy
+from homeostat.inference.stopped import Stopped
 from homeostat.inference.stream import stream_of
 from homeostat.models.contract import as_model
 from homeostat.models.starts import Own
+from homeostat.probes.answers import judge_of
+from homeostat.probes.courses.signals import AnswerReader
 from homeostat.probes.courses.watched import bare_context
 from homeostat.probes.examples import whole_number
 
@@ -30,11 +34,12 @@ class Prediction:
         steps: `(batch,)` int64.
         residual: `(batch,)`, relative residual of the last step, RMS(f(z) - z) / RMS(f(z)).
         status: `(batch,)` int8 of `Status`. Anything but CONVERGED is an answer read while the state was still moving;
-            with a policy, one for which its conditions were not met.
-        row_evaluations: evaluations of `step` times the rows in each.
-        confidence: `(batch,)`, with a policy: softmax probability of the least sure asked position; NaN where outputs
-            are no logits.
-        abstained: `(batch,)` bool, with a policy: whether it would not give this answer.
+            with a policy, CONVERGED says that its conditions were met.
+        row_evaluations: evaluations of `step` times the rows in each, over all starts.
+        confidence: `(batch,)`: softmax probability of the least sure asked position; NaN where nothing says that
+            outputs are logits.
+        abstained: `(batch,)` bool: answers that the policy would not give; without one, those that did not converge.
+        agreement: `(batch,)`, with several starts: share of the runs that end with this answer.
     """
 
     outputs: Any
@@ -42,15 +47,14 @@ class Prediction:
     residual: Tensor
     status: Tensor
     row_evaluations: int
-    confidence: Tensor | None = None
-    abstained: Tensor | None = None
+    confidence: Tensor
+    abstained: Tensor
+    agreement: Tensor | None = None
 
     def __repr__(self) -> str:
         text = repr(Solution(None, self.steps, self.residual, self.status, self.row_evaluations))
-        text = text.replace("Solution", "Prediction", 1)
-        if self.abstained is not None:
-            text += f"\n  abstained: {int(self.abstained.sum())} of {len(self.abstained)}"
-        return text
+        abstained = f"abstained: {int(self.abstained.sum())} of {len(self.abstained)}"
+        return f"{text.replace('Solution', 'Prediction', 1)}\n  {abstained}"
 
 
 def predict(
@@ -59,6 +63,7 @@ def predict(
     *,
     stop: Stop | None = None,
     policy: Policy | None = None,
+    breadth: Breadth | None = None,
     judge: Any = None,
     batch_size: int = _BATCH,
 ) -> Prediction:
@@ -68,14 +73,17 @@ def predict(
         model: anything with the functions of the contract, in evaluation mode.
         inputs: one batch, as the model's `encode` takes it.
         stop: tolerance and most steps. Or
-        policy: what `fit_stopping` has made; runs in a batch that stays full.
-        judge: reads answers where the policy was fitted with one; the model's own object when None.
-        batch_size: most examples that are iterated at once, with a policy.
+        policy: what `fit_stopping` has made; examples that stop leave room for others, so that the batch stays full.
+        breadth: several starts for each example, and how one answer is chosen among theirs. A policy's promise is for
+            one start.
+        judge: says how answers are read: needed by a policy that was fitted with one, and by breadth; the model's own
+            object when None.
+        batch_size: most rows that are iterated at once, with a policy.
 
     Raises:
         ContractError: a model that breaks the contract.
         PolicyError: a policy that was made for another model.
-        InputError: neither `stop` nor `policy`, or both.
+        InputError: neither `stop` nor `policy`, or both; nothing that says what breadth needs.
 
     Example:
         >>> import torch, homeostat as hs
@@ -89,61 +97,97 @@ def predict(
         >>> found.outputs.T, found.steps
         (tensor([[2., 3.]]), tensor([5, 6]))
     """
-    if (stop is None) == (policy is None):
-        raise InputError("predict takes either stop=hs.Stop(...) or policy=hs.Policy.load(...)")
     whole_number("batch_size", batch_size)
+    if stop is not None and policy is None:
+        runner: _ByStop | _ByPolicy = _ByStop(model, stop, judge)
+    elif policy is not None and stop is None:
+        runner = _ByPolicy(model, policy, judge, batch_size)
+    else:
+        raise InputError("predict takes either stop=hs.Stop(...) or policy=hs.Policy.load(...)")
+    agreement = None
     with torch.no_grad():
-        if policy is not None:
-            return _by_policy(Guided(model, policy, judge), inputs, batch_size)
-        assert stop is not None
-        iterated = as_model(model)
-        context = iterated.encode(inputs)
-        start = iterated.initial_state(context, Own())
-        solution = solve(iterated.step, start, context, method=Picard(), stop=stop)
-        leaves, layout = flatten(solution.state, "state")
-        outputs = iterated.decode(layout.build(leaves), bare_context(context))
-    return Prediction(outputs, solution.steps, solution.residual, solution.status, solution.row_evaluations)
-
-
-def _by_policy(guided: Guided, inputs: Any, batch_size: int) -> Prediction:
-    context = guided.context(inputs)
-    leaves, layout = flatten(context, "context")
-    rows = next((len(x) for x, kind in zip(leaves, layout.kinds, strict=True) if kind != "shared"), 0)
-    if rows <= batch_size:
-        solution = solve(
-            guided.map.step, guided.start(context), context, method=Picard(), stop=guided.map.stop, sync_every=1
-        )
-        return _prediction(guided.read(solution.state, context), solution.row_evaluations * guided.row_cost)
-    stream = stream_of(guided, (_row(leaves, layout, i) for i in range(rows)), batch_size, refill=0.125)
-    found: list[Any] = [None] * rows
-    for example in stream:
-        found[example.index] = guided.read(example.state, example.context)
-    return _prediction(_stack(found), stream.row_evaluations * guided.row_cost)
-
-
-def _row(leaves: list[Any], layout: Layout, row: int) -> Any:
-    """The context of one example."""
-    chosen = [
-        (Shared(x) if x is not None else None) if kind == "shared" else x[row : row + 1]
-        for x, kind in zip(leaves, layout.kinds, strict=True)
-    ]
-    return pytree.tree_unflatten(chosen, layout.spec)
-
-
-def _stack(found: list[Stopped]) -> Stopped:
-    def join(parts: list[Any]) -> Any:
-        return pytree.tree_map(lambda *leaves: torch.cat(leaves), *parts)
-
-    return Stopped(**{name: join([getattr(one, name) for one in found]) for name in Stopped.__dataclass_fields__})
-
-
-def _prediction(found: Stopped, row_evaluations: int) -> Prediction:
+        context = runner.context(inputs)
+        state = runner.model.initial_state(context["model"], Own())
+        if breadth is None:
+            found, evaluations = runner.run(state, context)
+        else:
+            state = breadth.begin(state, lambda start: runner.model.initial_state(context["model"], start))
+            runs, evaluations = runner.run(state, widen(context, breadth.starts))
+            chosen, agreement = breadth.choose_runs(runs, context["asked"])
+            found = of_runs(runs, chosen)
+    abstained = found.abstained
+    if breadth is not None and breadth.choose == "agreement" and agreement is not None:
+        abstained = abstained | (agreement < breadth.least_agreement)
     return Prediction(
         found.outputs,
         found.steps,
         found.residual,
         found.status,
-        row_evaluations,
+        evaluations,
         found.confidence,
-        found.abstained,
+        abstained,
+        agreement,
     )
+
+
+class _ByStop:
+    """Runs that stop by a tolerance."""
+
+    def __init__(self, model: Any, stop: Stop, judge: Any) -> None:
+        self.model, self._stop, self._judge = as_model(model), stop, judge_of(model, judge)
+
+    def context(self, inputs: Any) -> dict[str, Any]:
+        return {"model": self.model.encode(inputs), "asked": self._judge.asked_of(inputs)}
+
+    def run(self, state: Any, context: dict[str, Any]) -> tuple[Stopped, int]:
+        done = solve(self.model.step, state, context["model"], method=Picard(), stop=self._stop)
+        leaves, layout = flatten(done.state, "state")
+        tree, bare = layout.build(leaves), bare_context(context)
+        reader = AnswerReader.of(self.model.decode(tree, bare["model"]), self._judge)
+        unsettled = done.status != int(Status.CONVERGED)
+        found = Stopped.at(self.model, reader, tree, bare, done.steps, done.residual, done.status, unsettled)
+        return found, done.row_evaluations
+
+
+class _ByPolicy:
+    """Runs that stop by a policy."""
+
+    def __init__(self, model: Any, policy: Policy, judge: Any, batch_size: int) -> None:
+        self._guided, self._batch_size = Guided(model, policy, judge), batch_size
+        self.model = self._guided.model
+
+    def context(self, inputs: Any) -> dict[str, Any]:
+        return self._guided.context(inputs)
+
+    def run(self, state: Any, context: dict[str, Any]) -> tuple[Stopped, int]:
+        guided = self._guided
+        begun = guided.map.start(state, context)
+        rows = len(begun["taken"])
+        if rows <= self._batch_size:
+            done = solve(guided.map.step, begun, context, method=Picard(), stop=guided.map.stop, sync_every=1)
+            return guided.read(done.state, context), done.row_evaluations * guided.row_cost
+        starts = (_row_of(begun, "state", row) for row in range(rows))
+        contexts = (_row_of(context, "context", row) for row in range(rows))
+        stream = stream_of(guided, lambda _: next(starts), contexts, self._batch_size, refill=0.125)
+        finished = sorted(((e.index, guided.read(e.state, e.context)) for e in stream), key=lambda pair: pair[0])
+        return _stack([one for _, one in finished]), stream.row_evaluations * guided.row_cost
+
+
+def _row_of(tree: Any, role: Any, row: int) -> Any:
+    """One example of a state or context, with its marks."""
+    leaves, layout = flatten(tree, role)
+    chosen = []
+    for leaf, kind, marked in zip(leaves, layout.kinds, layout.marked, strict=True):
+        if kind == "shared":
+            chosen.append(None if leaf is None else Shared(leaf))
+        else:
+            chosen.append(Carry(leaf[row : row + 1]) if marked else leaf[row : row + 1])
+    return pytree.tree_unflatten(chosen, layout.spec)
+
+
+def _stack(found: list[Stopped]) -> Stopped:
+    def join(*parts: Any) -> Any:
+        return torch.cat(parts)
+
+    columns = {f.name: [getattr(one, f.name) for one in found] for f in fields(Stopped)}
+    return Stopped(**{name: pytree.tree_map(join, *parts) for name, parts in columns.items()})

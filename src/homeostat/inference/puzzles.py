@@ -1,6 +1,5 @@
 """Answers to people's puzzles, each checked without the model."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +31,10 @@ class Answer:
     status: Status
     right: bool
     """Whether the answer is right, checked without the model. CONVERGED alone does not say so."""
-    confidence: float = math.nan
-    """Softmax probability of the least sure position; NaN where no policy was given."""
-    abstained: bool = False
-    """Whether a policy would not give this answer."""
+    confidence: float
+    """Softmax probability of the least sure position where an answer is asked."""
+    abstained: bool
+    """Whether the policy would not give this answer; without a policy, whether it did not converge."""
 
 
 def most_steps(config: CheckpointConfig, side: int) -> int:
@@ -91,7 +90,7 @@ def answer_puzzles(
             chunk = places[first : first + _BATCH]
             inputs = stack([puzzles[place] for place in chunk]).to(device)
             if policy is None:
-                prediction = predict(model, inputs, stop=Stop(rtol=rtol, max_steps=limit))
+                prediction = predict(model, inputs, stop=Stop(rtol=rtol, max_steps=limit), judge=task)
             else:
                 prediction = predict(model, inputs, policy=policy, judge=task)
             answers = task.answers(prediction.outputs).cpu()
@@ -101,7 +100,6 @@ def answer_puzzles(
 
 
 def _answer(task: PuzzleTask, puzzle: Puzzle, answer: Tensor, prediction: Prediction, row: int) -> Answer:
-    policed = prediction.abstained is not None and prediction.confidence is not None
     return Answer(
         right=task.solves(puzzle.inputs, answer),
         puzzle=puzzle,
@@ -109,6 +107,6 @@ def _answer(task: PuzzleTask, puzzle: Puzzle, answer: Tensor, prediction: Predic
         steps=int(prediction.steps[row]),
         residual=float(prediction.residual[row]),
         status=Status(int(prediction.status[row])),
-        confidence=float(prediction.confidence[row]) if policed else math.nan,  # type: ignore[index]
-        abstained=bool(prediction.abstained[row]) if policed else False,  # type: ignore[index]
+        confidence=float(prediction.confidence[row]),
+        abstained=bool(prediction.abstained[row]),
     )

@@ -1,6 +1,6 @@
 """`predict_stream`: examples from an iterator, answered in a batch that stays full, each as soon as it has stopped."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,14 +133,16 @@ def predict_stream(
         for inputs in examples:
             yield PENDING if inputs is PENDING else guided.context(inputs)
 
-    return PredictionStream(guided, stream_of(guided, contexts(), batch_size, refill))
+    return PredictionStream(guided, stream_of(guided, guided.start, contexts(), batch_size, refill))
 
 
-def stream_of(guided: Guided, contexts: Iterable[Any], batch_size: int, refill: float) -> SolutionStream:
-    """The engine's stream over contexts of the guided map."""
+def stream_of(
+    guided: Guided, start: Callable[[Any], Any], contexts: Iterable[Any], batch_size: int, refill: float
+) -> SolutionStream:
+    """The engine's stream over contexts of the guided map; `start` as in `solve_stream`."""
     return solve_stream(
         guided.map.step,
-        guided.start,
+        start,
         contexts,
         batch_size=batch_size,
         refill=refill,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from homeostat.engine import Status
 from homeostat.files import write_bytes
 from homeostat.inference.puzzles import Answer
 from homeostat.tasks import PuzzleTask
@@ -13,7 +14,8 @@ from homeostat.tasks import PuzzleTask
 
 def _how(answer: Answer) -> str:
     judged = "right" if answer.right else "WRONG"
-    return f"{judged}, {answer.steps} steps, relative residual {answer.residual:.1e}, {answer.status.name}"
+    text = f"{judged}, {answer.steps} steps, relative residual {answer.residual:.1e}, {answer.status.name}"
+    return f"{text}, ABSTAINED" if answer.abstained and answer.status is Status.CONVERGED else text
 
 
 def as_text(task: PuzzleTask, answer: Answer) -> str:
@@ -26,7 +28,8 @@ def as_text(task: PuzzleTask, answer: Answer) -> str:
 
 
 def as_json(task: PuzzleTask, answer: Answer) -> str:
-    """A line of strict JSON: where, answer (several lines as a list), steps, residual (or null), status, right."""
+    """A line of strict JSON: where, answer (several lines as a list), steps, residual (or null), status, right,
+    confidence (or null), abstained."""
     text = task.text(answer.puzzle.inputs, answer.answer).rstrip("\n")
     record = {
         "where": answer.puzzle.where,
@@ -35,6 +38,8 @@ def as_json(task: PuzzleTask, answer: Answer) -> str:
         "residual": answer.residual if math.isfinite(answer.residual) else None,
         "status": answer.status.name,
         "right": answer.right,
+        "confidence": answer.confidence if math.isfinite(answer.confidence) else None,
+        "abstained": answer.abstained,
     }
     return json.dumps(record, allow_nan=False) + "\n"
 
