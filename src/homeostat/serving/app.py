@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -57,6 +58,8 @@ class Service:
         about: dict[str, Any] | None = None,
     ) -> None:
         self.subject, self.limits, self.about = subject, limits, about or {}
+        # One thread: many would each keep what the largest body has taken.
+        self.reader = ThreadPoolExecutor(1, "reader")
         self.queue = Queue(limits.queue)
         self.metrics = Metrics(limits.slots)
         self.solver = Solver(open_stream, self.queue, pending, self.metrics.found)
@@ -123,6 +126,7 @@ def make_app(service: Service) -> FastAPI:
         # The server has waited for its requests: whatever is still in flight is for nobody.
         if not await asyncio.to_thread(service.solver.stop, _STOP_SECONDS):
             _LOG.warning("%d examples were still in flight at the end", service.solver.in_flight)
+        service.reader.shutdown(wait=False, cancel_futures=True)
 
     # Pages that load scripts from elsewhere are not offered.
     app = FastAPI(title="homeostat", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
@@ -188,7 +192,7 @@ class _Incomplete(Exception):
 async def _answers(service: Service, request: Request, began: float) -> list[Any]:
     body = await _body(request, service.limits)
     if len(body) > _SMALL:
-        questions, seconds = await asyncio.to_thread(service.read, body)
+        questions, seconds = await asyncio.get_running_loop().run_in_executor(service.reader, service.read, body)
     else:
         questions, seconds = service.read(body)
     del body
@@ -241,23 +245,28 @@ async def _gone(request: Request) -> None:
 
 async def _body(request: Request, limits: Limits) -> bytes:
     """The body, which must not be too long nor arrive too slowly."""
-    too_large = Refusal("too large", f"the body has more than {limits.body:,} bytes")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limits.body:
-        raise too_large
+        raise _too_large(limits)
     parts, size = [], 0
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for part in request.stream():
                 size += len(part)
                 if size > limits.body:
-                    raise too_large
+                    raise _too_large(limits)
                 parts.append(part)
     except TimeoutError:
         raise Refusal("slow", f"the body did not arrive within {limits.body_seconds:g} s") from None
     except ClientDisconnect:
         raise Refusal("disconnected", "the client has gone") from None
     return b"".join(parts)
+
+
+def _too_large(limits: Limits) -> Refusal:
+    # Made where it is raised: an exception kept in a variable of the frame that raises it keeps that frame, with the
+    # body, until the garbage collector comes by.
+    return Refusal("too large", f"the body has more than {limits.body:,} bytes")
 
 
 def _json(body: bytes) -> Any:

@@ -9,8 +9,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 _TICK = 1.0
 
 
-def patient_protocol(idle_seconds: float, busy_seconds: float) -> type[H11Protocol]:
-    """A protocol whose connections are aborted when they stand still.
+def patient_protocol(idle_seconds: float, busy_seconds: float, most: int) -> type[H11Protocol]:
+    """A protocol whose connections are aborted when they stand still, or when there are far too many.
 
     Uvicorn closes a connection that is silent between two requests. It waits without end for the rest of a head, and
     for a client to take its answer: such clients would hold their connection, and what is written to it, for ever.
@@ -18,6 +18,8 @@ def patient_protocol(idle_seconds: float, busy_seconds: float) -> type[H11Protoc
     Args:
         idle_seconds: without a request, from the opening or from the end of the last answer.
         busy_seconds: for one request and its answer.
+        most: connections beyond this many are closed without a word; uvicorn's own limit, which answers 503, should be
+            well below.
     """
 
     class PatientProtocol(H11Protocol):
@@ -27,6 +29,9 @@ def patient_protocol(idle_seconds: float, busy_seconds: float) -> type[H11Protoc
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.abort()
+                return
             self._since = time.monotonic()
             self._timer = self.loop.call_later(_TICK, self._look)
 

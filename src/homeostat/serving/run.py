@@ -47,7 +47,7 @@ def run(service: "Service", where: socket.socket, *, stop_seconds: float = 10.0)
     limits = service.limits
     config = uvicorn.Config(
         make_app(service),
-        http=patient_protocol(limits.body_seconds, limits.seconds + 2 * limits.body_seconds),
+        http=patient_protocol(limits.body_seconds, limits.seconds + 2 * limits.body_seconds, 2 * limits.connections),
         ws="none",
         lifespan="on",
         log_config=None,
