@@ -94,8 +94,8 @@ class Solver:
         ticket.abandon()
         self._queue.withdraw(ticket)
         running = self._running
-        for index, job in list(running.held.items()):
-            if job.ticket is ticket and running.held.pop(index, None) is not None:
+        for index in running.of(ticket):
+            if running.take(index) is not None:
                 running.drop(index)
                 self._count("dropped")
 
@@ -114,30 +114,30 @@ class Solver:
         """One stream, until the queue is closed or the model raises; returns the jobs that were lost by that."""
         running = self._running = _Running()
         try:
-            running.stream = self._open(self._feed(running.held))
+            running.stream = self._open(self._feed(running))
             for found in running.stream:
-                job = running.held.pop(found.index, None)
+                job = running.take(found.index)
                 if job is not None:
                     self._settle(job, found)
         except BaseException as error:  # SystemExit too: whatever a model does, the service goes on
             _LOG.exception("the model raised %s with %d examples in flight", type(error).__name__, len(running.held))
             self._count("restarts")
         self._close()
-        return [job for index in list(running.held) if (job := running.held.pop(index, None)) is not None]
+        return running.take_all()
 
-    def _feed(self, held: dict[int, Job]) -> Iterator[Any]:
+    def _feed(self, running: "_Running") -> Iterator[Any]:
         """What the stream reads."""
         index = 0
         while True:
-            job = self._queue.take(wait=not held)
+            job = self._queue.take(wait=not running.held)
             if job is not None:
-                held[index] = job
+                running.put(index, job)
                 index += 1
                 yield job.inputs
                 # A ticket that was given up just before its job stood in the batch.
                 if job.ticket.abandoned:
                     self.forget(job.ticket)
-            elif held:
+            elif running.held:
                 yield self._pending
             else:
                 return
@@ -147,7 +147,8 @@ class Solver:
         if job.ticket.abandoned:
             self._count("dropped")
             return
-        running = self._running = _Running({0: job})
+        running = self._running = _Running()
+        running.put(0, job)
         found: Any = None
         try:
             running.stream = self._open(iter([job.inputs]))
@@ -156,7 +157,7 @@ class Solver:
             _LOG.error("the model raised %s: %s on one example by itself", type(error).__name__, error)
             found = Failed(type(error).__name__)
         self._close()
-        if running.held.pop(0, None) is not None:
+        if running.take(0) is not None:
             self._settle(job, found)
 
     def _settle(self, job: Job, found: Any) -> None:
@@ -186,10 +187,32 @@ class Solver:
 
 @dataclass
 class _Running:
-    """A stream, with the jobs that it was given by their places in its input."""
+    """A stream, with the jobs that it was given by their places in its input. Two threads take them away."""
 
     held: dict[int, Job] = field(default_factory=dict)
     stream: Any = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self, index: int, job: Job) -> None:
+        """A job was handed over."""
+        with self.lock:
+            self.held[index] = job
+
+    def take(self, index: int) -> Job | None:
+        """A job has ended; None where it had already."""
+        with self.lock:
+            return self.held.pop(index, None)
+
+    def take_all(self) -> list[Job]:
+        """All that have not ended."""
+        with self.lock:
+            jobs, self.held = list(self.held.values()), {}
+        return jobs
+
+    def of(self, ticket: Ticket) -> list[int]:
+        """The places of a ticket's jobs."""
+        with self.lock:
+            return [index for index, job in self.held.items() if job.ticket is ticket]
 
     def cost(self) -> tuple[int, int]:
         """Rounds and row evaluations so far."""
