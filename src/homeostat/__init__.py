@@ -24,7 +24,7 @@ from homeostat.engine import (
 )
 from homeostat.inference import Breadth, Condition, Policy, fit_stopping, predict
 from homeostat.models import IteratedModel, from_functions, load
-from homeostat.probes import Audit, audit, gradient_bias
+from homeostat.probes import Audit, audit, compare, gradient_bias
 from homeostat.training import train
 
 __version__ = "0.1.0"
@@ -54,6 +54,7 @@ __all__ = [
     "Unrolled",
     "audit",
     "bilevel",
+    "compare",
     "fit_stopping",
     "from_functions",
     "gradient_bias",

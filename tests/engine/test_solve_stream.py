@@ -474,3 +474,58 @@ def test_what_is_returned_is_readable_and_owns_its_memory():
     first.state.zero_()
     assert all((x.state > 1).all() for x in others)
     assert "8 examples read, 8 finished, 14 rounds, 112 row evaluations, 100% of 8 slots filled" in repr(stream)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_dropped_examples_leave_and_the_others_do_not_notice(method):
+    step, contexts, start = matrix_cell(12)
+    given = contexts(24)
+    finished, dropped = [], []
+
+    def source():
+        for index, context in enumerate(given):
+            yield context
+            if index == 10:  # those that are held, in the batch or before it; and one that is finished, for nothing
+                dropped.extend([i for i in range(11) if i not in finished][::2])
+                for place in (*dropped, *finished[:1]):
+                    stream.drop(place)
+
+    stream = solve_stream(step, start, source(), batch_size=9, refill=0.0, method=method, stop=STOP)
+    for found in stream:
+        finished.append(found.index)
+        alone = solve(step, start(given[found.index]), given[found.index], method=method, stop=STOP)
+        assert_same(found, alone, steps=1, rtol=1e-5, atol=1e-8)
+    assert len(dropped) > 2
+    assert sorted(finished) == [i for i in range(24) if i not in dropped]
+
+
+def test_dropping_everything_ends_the_batch():
+    def source():
+        for index in range(4):
+            yield torch.ones(1, 1)
+            stream.drop(index)
+
+    stream = solve_stream(
+        lambda z, c: c * z + 1, torch.zeros_like, source(), batch_size=4, method=hs.Picard(), stop=Stop(0.0, 0.0, 10**9)
+    )
+    assert list(stream) == []
+    assert (stream.read, stream.finished) == (4, 0)
+
+
+@pytest.mark.parametrize("method", [hs.Picard(), hs.Anderson()], ids=repr)
+def test_examples_may_stop_differently(method):
+    step, contexts, start = matrix_cell(12)
+    given = contexts(20)
+    limits = [Stop(1e-6, 0.0, 7 + 60 * (place % 3)) for place in range(20)]
+    told = iter(limits)
+    stream = solve_stream(step, start, given, batch_size=8, method=method, stop=lambda context: next(told))
+    for found in stream:
+        alone = solve(step, start(given[found.index]), given[found.index], method=method, stop=limits[found.index])
+        assert_same(found, alone, rtol=1e-9, atol=1e-12)
+    assert stream.finished == 20
+
+
+def test_a_stop_that_is_none_is_named():
+    with pytest.raises(TypeError, match="stop must be an instance") as error:
+        list(solve_stream(lambda z, c: z, torch.zeros_like, [torch.ones(1, 1)], batch_size=1, stop=lambda context: 3))
+    assert "example 0" in error.value.__notes__[0]

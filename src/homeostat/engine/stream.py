@@ -76,7 +76,7 @@ class SolutionStream(Iterator[StreamedExample]):
         look_ahead: int,
         refill: float,
         method: Method,
-        stop: Stop,
+        stop: Stop | Callable[[Any], Stop],
         sync_every: int | None,
     ) -> None:
         self._step, self._start, self._method, self._stop = step, start, method, stop
@@ -86,6 +86,7 @@ class SolutionStream(Iterator[StreamedExample]):
         self._source: Iterator[Any] | None = iter(contexts)  # None once it has ended
         self._error: Exception | None = None  # of reading; raised when all that was read before is finished
         self._buckets: list[_Bucket] = []
+        self._unwanted: deque[int] = deque()
         self._inference = torch.is_inference_mode_enabled()
         self._results = self._run()
         self.read = self.finished = self.rounds = self.row_evaluations = 0
@@ -105,6 +106,12 @@ class SolutionStream(Iterator[StreamedExample]):
         """Mean share of the slots that was filled, from 0 to 1; NaN before the first round."""
         return self.row_evaluations / (self.rounds * self._slots) if self.rounds else math.nan
 
+    def drop(self, index: int) -> None:
+        """Let go of one example that is not finished: it yields no result, and others take its slot. It happens before
+        the next round; other threads may ask for it. Nothing happens where it is finished, or has not been read.
+        """
+        self._unwanted.append(index)
+
     def close(self) -> None:
         """Let go of everything that is unfinished; there are no further results."""
         self._results.close()
@@ -119,16 +126,28 @@ class SolutionStream(Iterator[StreamedExample]):
     def _run(self) -> Generator[StreamedExample, None, None]:
         """The stream itself. Finished examples are yielded before anything is read or computed that could fail."""
         while self._buckets or self._source is not None:
+            if self._unwanted:
+                self._let_go()
             if not self._buckets and not self._read():
                 continue
             bucket = self._choose()
             yield from self._fill(bucket)
+            if self._unwanted:  # no step is taken for them
+                continue
             if bucket.slots.rows:
                 yield from self._advance(bucket)
             if not bucket.size:
                 self._buckets.remove(bucket)
         if self._error is not None:
             raise self._error
+
+    def _let_go(self) -> None:
+        """Examples that were dropped leave."""
+        unwanted = {self._unwanted.popleft() for _ in range(len(self._unwanted))}
+        for bucket in self._buckets:
+            bucket.waiting = deque(pair for pair in bucket.waiting if pair[0].index not in unwanted)
+            bucket.slots.drop(lambda example: example.index in unwanted)
+        self._buckets = [bucket for bucket in self._buckets if bucket.size]
 
     def _choose(self) -> "_Bucket":
         """The bucket that runs next: the fullest one, unless an example has waited too long."""
@@ -152,7 +171,7 @@ class SolutionStream(Iterator[StreamedExample]):
             return
         examples, problem = [example for example, _ in new], Problem.together([problem for _, problem in new])
         finite = torch.stack([finite_rows(problem.state[i]) for i in problem.layout.measured()]).all(0)
-        able = finite if self._stop.max_steps else torch.zeros_like(finite)
+        able = finite if bucket.stop.max_steps else torch.zeros_like(finite)
         for example, own, starts, is_finite in zip(
             examples, (p for _, p in new), able.tolist(), finite.tolist(), strict=True
         ):
@@ -207,9 +226,11 @@ class SolutionStream(Iterator[StreamedExample]):
         if problem.rows != 1:
             raise ContractError(f"a stream takes one example at a time, (1, ...): this one has {problem.rows} rows")
         example = _Example(self.read, context, self.rounds)
-        bucket = next((bucket for bucket in self._buckets if _alike(bucket.like, problem)), None)
+        stop = self._stop if isinstance(self._stop, Stop) else _checked(self._stop(context))
+        bucket = next((b for b in self._buckets if b.stop == stop and _alike(b.like, problem)), None)
         if bucket is None:
-            bucket = _Bucket(problem, Slots(self._method, resolvable(self._stop, problem), self._sync_every), deque())
+            slots = Slots(self._method, resolvable(stop, problem), self._sync_every)
+            bucket = _Bucket(problem, stop, slots, deque())
             self._buckets.append(bucket)
         _check_shared(bucket.like, problem)
         bucket.waiting.append((example, problem))
@@ -227,10 +248,11 @@ class _Example:
 
 @dataclass(eq=False)
 class _Bucket:
-    """Examples of one layout, shape, dtype and device."""
+    """Examples of one layout, shape, dtype and device, that stop alike."""
 
     like: Problem
     """The first one."""
+    stop: Stop
     slots: Slots[_Example]
     waiting: deque[tuple[_Example, Problem]]
     """Read, but not yet in the batch."""
@@ -255,7 +277,7 @@ def solve_stream(
     look_ahead: int | None = None,
     refill: float = 0.125,
     method: Method = Anderson(),  # noqa: B008 - options are frozen values
-    stop: Stop = Stop(),  # noqa: B008
+    stop: Stop | Callable[[Any], Stop] = Stop(),  # noqa: B008
     sync_every: int | None = None,
 ) -> SolutionStream:
     """Solve examples from an iterable in a batch that stays full, and yield each as it finishes. For inference.
@@ -290,8 +312,9 @@ def solve_stream(
             join together have a stopping test of their own until the last of them is finished, and joining copies the
             batch with its histories: a small share keeps the slots full, a large one saves time between steps.
         method: how to iterate.
-        stop: when an example stops; numbers, not tensors. A tolerance finer than the dtype can resolve is raised to
-            that, with a warning.
+        stop: when an example stops; numbers, not tensors. Or a function that tells it from the context of one example,
+            called in the order of the input; examples that stop differently never share a call of `step`. A tolerance
+            finer than the dtype can resolve is raised to that, with a warning.
         sync_every: look at the stopping tests every so many steps, for devices on which looking means waiting and for
             steps that are cheaper than a look. Examples stay up to so many steps longer; their answers and steps are
             the same. None: the engine chooses, mostly every step, or every fourth where states are small.
@@ -325,10 +348,8 @@ def solve_stream(
     if sync_every is not None:
         check_count("sync_every", sync_every)
     check_option("method", method, Method, "hs.Anderson()")
-    check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
-    for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
-        if isinstance(value, Tensor):
-            raise ValueError(f"stop.{name} must be one number in a stream, not a tensor")
+    if isinstance(stop, type) or not callable(stop):
+        _checked(stop)
     for name, value in (("step", step), ("start", start)):
         if not callable(value):
             raise TypeError(f"{name} must be a function, not {type(value).__name__}")
@@ -344,6 +365,14 @@ def solve_stream(
         stop=stop,
         sync_every=sync_every,
     )
+
+
+def _checked(stop: Any) -> Stop:
+    check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
+    for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
+        if isinstance(value, Tensor):
+            raise ValueError(f"stop.{name} must be one number in a stream, not a tensor")
+    return stop
 
 
 def _result(like: Problem, row: Leaving[_Example]) -> StreamedExample:

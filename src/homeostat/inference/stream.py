@@ -70,6 +70,10 @@ class PredictionStream(Iterator[PredictedExample]):
             return getattr(self._solutions, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def drop(self, index: int) -> None:
+        """Let go of one example that is not finished; see `SolutionStream.drop`."""
+        self._solutions.drop(index)
+
     def close(self) -> None:
         """Let go of everything that is unfinished."""
         self._solutions.close()

@@ -5,6 +5,8 @@ from homeostat.probes.attacks.result import Attack, AttackRow
 from homeostat.probes.audits.audit import AuditEvent, audit
 from homeostat.probes.certificates.certify import certify
 from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate
+from homeostat.probes.comparison.compare import compare
+from homeostat.probes.comparison.result import Comparison
 from homeostat.probes.courses.condition import Condition
 from homeostat.probes.courses.courses import Courses
 from homeostat.probes.courses.follow import follow
@@ -45,6 +47,7 @@ __all__ = [
     "CertificateRow",
     "Certificates",
     "Clip",
+    "Comparison",
     "Condition",
     "Courses",
     "Difficulty",
@@ -84,6 +87,7 @@ __all__ = [
     "audit",
     "certify",
     "classify_limits",
+    "compare",
     "compare_trust",
     "cross_horizons",
     "extra_steps",

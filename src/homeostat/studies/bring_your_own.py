@@ -38,7 +38,7 @@ class OwnModel:
             yield
 
 
-def load_model(spec: str, *, option: str = "--model") -> OwnModel:
+def load_model(spec: str, *, option: str = "--model", needs_examples: bool = True) -> OwnModel:
     """Run the file and call its function.
 
     Args:
@@ -47,7 +47,8 @@ def load_model(spec: str, *, option: str = "--model") -> OwnModel:
             `correct(outputs, targets)`, `symbols`, `loss`, `answers`, `score` and `trained_steps` are
             used where they are there, and so are `training_examples`, in the form of the examples, with
             `training_is_whole = True` where these are all that it was trained on.
-        option: what errors call it.
+        option: what errors call the place where the user wrote it.
+        needs_examples: refuse a model that brings none.
 
     Raises:
         InputError: the file or the function is not there, or there are no examples.
@@ -58,6 +59,33 @@ def load_model(spec: str, *, option: str = "--model") -> OwnModel:
         Traceback (most recent call last):
         homeostat.errors.InputError: --model takes path/to/file.py:function, such as model.py:build, not 'model.py'
     """
+    subject, where, path = _called(spec, option)
+    as_model(subject, where=where)
+    examples = _batches(subject, "examples", where, path)
+    if examples is None and needs_examples:
+        raise InputError(f"{where} returned a model without examples: an audit needs batches of (inputs, targets)")
+    training = _batches(subject, "training_examples", where, path)
+    whole = getattr(subject, "training_is_whole", False)
+    if not isinstance(whole, bool):
+        raise ContractError(f"training_is_whole of {where} must be True or False, not {whole!r}")
+    return OwnModel(subject, examples, path, training, whole)
+
+
+def load_examples(spec: str, *, option: str = "--examples") -> Any:
+    """Run the file and call its function, which returns batches `(inputs, targets)`, or a dict of such by difficulty.
+
+    Raises:
+        InputError: the file or the function is not there.
+        ContractError: the code fails, or what it returns is no batches.
+    """
+    found, where, _ = _called(spec, option)
+    if not isinstance(found, Mapping) and not hasattr(found, "__iter__"):
+        raise ContractError(f"{where} must return batches (inputs, targets), or a dict of such by difficulty")
+    return found
+
+
+def _called(spec: str, option: str) -> tuple[Any, str, Path]:
+    """What the function of a file returns, how errors name it, and the file."""
     name, _, function = spec.rpartition(":")
     if not name or not function.isidentifier():
         raise InputError(f"{option} takes path/to/file.py:function, such as model.py:build, not {spec!r}")
@@ -73,21 +101,12 @@ def load_model(spec: str, *, option: str = "--model") -> OwnModel:
     sys.modules[module_spec.name] = module
     with _blame(path):
         module_spec.loader.exec_module(module)
-    build = getattr(module, function, None)
-    if not callable(build):
+    call = getattr(module, function, None)
+    if not callable(call):
         raise InputError(f"{option}: {path} has no function {function}()")
     with _blame(path):
-        subject = build()
-    as_model(subject, where=f"{function}() in {path}")
-    where = f"{function}() in {path}"
-    examples = _batches(subject, "examples", where, path)
-    if examples is None:
-        raise InputError(f"{where} returned a model without examples: an audit needs batches of (inputs, targets)")
-    training = _batches(subject, "training_examples", where, path)
-    whole = getattr(subject, "training_is_whole", False)
-    if not isinstance(whole, bool):
-        raise ContractError(f"training_is_whole of {where} must be True or False, not {whole!r}")
-    return OwnModel(subject, examples, path, training, whole)
+        found = call()
+    return found, f"{function}() in {path}", path
 
 
 def _batches(subject: Any, name: str, where: str, path: Path) -> Any:

@@ -6,7 +6,7 @@ together, a cohort, have a test of their own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -85,12 +85,15 @@ class _Cohort(Generic[Member]):
                 strict=True,
             )
         ]
-        stay = np.flatnonzero(~decision.finished)
+        self.keep(np.flatnonzero(~decision.finished), device)
+        return released
+
+    def keep(self, stay: NDArray[np.int64], device: torch.device) -> None:
+        """Only some of the rows stay."""
         self.members = [self.members[i] for i in stay.tolist()]
         self.places = self.places[stay]
         if len(stay):
-            test.keep(stay, torch.from_numpy(stay).to(device))
-        return released
+            self.test.keep(stay, torch.from_numpy(stay).to(device))
 
 
 @dataclass
@@ -167,12 +170,32 @@ class Slots(Generic[Member]):
         leaving, others = self._take_back(record, finished)
         if finished:
             self._cohorts = [cohort for cohort in self._cohorts if cohort.members]
-            positions = np.concatenate(staying)
-            if len(positions):
-                stepper.keep(positions, torch.from_numpy(positions).to(stepper.state[0].device))
-            else:
-                self._stepper = None
+            self._keep(staying, first)
         return count, leaving + _leave(record, others, stepper.problem.layout)
+
+    def drop(self, gone: Callable[[Member], bool]) -> None:
+        """Let go of rows that nobody waits for."""
+        staying: list[NDArray[np.int64]] = []
+        first = 0
+        for cohort in self._cohorts:
+            stay = np.array([i for i, member in enumerate(cohort.members) if not gone(member)], dtype=np.int64)
+            staying.append(first + stay)
+            first += len(cohort.members)
+            if self._stepper is not None and len(stay) < len(cohort.members):
+                cohort.keep(stay, self._stepper.state[0].device)
+        self._cohorts = [cohort for cohort in self._cohorts if cohort.members]
+        self._keep(staying, first)
+
+    def _keep(self, staying: list[NDArray[np.int64]], rows: int) -> None:
+        """Only these of the `rows` rows stay in the batch."""
+        stepper = self._stepper
+        if stepper is None or sum(map(len, staying)) == rows:
+            return
+        positions = np.concatenate(staying)
+        if len(positions):
+            stepper.keep(positions, torch.from_numpy(positions).to(stepper.state[0].device))
+        else:
+            self._stepper = None
 
     def _take_back(
         self, record: Record, finished: list[_Finished[Member]]

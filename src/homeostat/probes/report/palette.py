@@ -1,4 +1,10 @@
-"""Colours of the difficulties: one sequential scale, readable with any colour vision, on light and on dark paper."""
+"""Colours of the difficulties: one sequential scale, readable with any colour vision, on light and on dark paper.
+
+And colours of models and groups, which have no order (Okabe and Ito).
+"""
+
+MODELS_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b58900", "#56b4e9", "#5d6570", "#882255", "#44aa99")
+MODELS_DARK = ("#4aa8e0", "#f0844a", "#2fc49c", "#d98bc9", "#e6b93f", "#9bd3f5", "#a4adb8", "#d0779a", "#7fd6c8")
 
 # Anchors of the viridis scale, which falls evenly in lightness. The hardest difficulty gets the end that stands out
 # most from the paper, and the end that would vanish into the paper is left out.

@@ -1,0 +1,1 @@
+"""Several models on the same inputs, at equal cost."""
