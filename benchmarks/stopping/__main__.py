@@ -45,6 +45,7 @@ def evaluations(
     count: int = 800,
     loss: float = 0.001,
     confidence: float = 0.9,
+    test_seed: Annotated[int, typer.Option(min=2, help="Of the test instances; 1 is that of calibration.")] = 2,
     folder: Kept = Path("runs/stopping"),
     out: Save = None,
 ) -> None:
@@ -54,13 +55,14 @@ def evaluations(
     task, wanted = get_task(loaded.config.task.name, **loaded.config.task.options), _numbers(sizes)
     parts = [
         courses_of(loaded, task, wanted, count, seed=seed, max_steps=max_steps, folder=folder, tell=OUT.print)
-        for seed in (1, 2)  # calibration, test
+        for seed in (1, test_seed)
     ]
     figures = {"checkpoint": loaded.config.name, **evaluating.measure(parts[0], parts[1], loss, confidence)}
     if out is not None:
         write_text(out.with_suffix(".policy.json"), Policy.model_validate(figures["policy"]).to_json())
     command = (
-        f"python -m benchmarks.stopping evaluations {checkpoint} {sizes} {max_steps} --count {count} --loss {loss}"
+        f"python -m benchmarks.stopping evaluations {checkpoint} {sizes} {max_steps} --count {count} --loss {loss} "
+        f"--test-seed {test_seed}"
     )
     _told(figures, command, began, out)
 

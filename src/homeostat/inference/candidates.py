@@ -1,6 +1,5 @@
 """Stopping rules to choose from, and what each would have done on the examples on which rules are chosen."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -81,25 +80,27 @@ def evaluate(
     return Candidate(conditions, most, stops, lost, float(right.mean()), cost)
 
 
-def candidates(courses: Courses, reference: int) -> Iterator[Candidate]:
-    """Every rule, on these examples: fixed budgets, one signal, two signals together.
+def families(courses: Courses, reference: int) -> list[list[Candidate]]:
+    """Rules in families, each from its strictest threshold to its loosest: fixed budgets, one signal, or one signal
+    beside a fixed threshold on another.
 
     Rules that wait for signals may give up at the smallest budget that loses nothing here, or at the longest one.
     """
     losses = (courses.right[:, [reference - 1]] & ~courses.right).sum(0)
     enough = int(np.argmin(losses)) + 1
-    for budget in _budgets(courses.steps, enough):
-        rule = (Condition("steps", budget),)
-        yield evaluate(courses, rule, courses.met(rule[0]), budget, reference)
-    caps = sorted({courses.steps, min(courses.steps, max(reference, enough))})
-    table = {c: courses.met(c) for name in courses.signals for c in thresholds(courses, name)}
-    for condition, met in table.items():
-        for most in caps:
-            yield evaluate(courses, (condition,), met, most, reference)
-    for first, second in combinations(courses.signals, 2):
-        for one in thinned(courses, first):
-            for other in thinned(courses, second):
-                yield evaluate(courses, (one, other), table[one] & table[other], caps[0], reference)
+    budgets = [(Condition("steps", budget),) for budget in reversed(_budgets(courses.steps, enough))]
+    found = [[evaluate(courses, rule, courses.met(rule[0]), int(rule[0].threshold), reference) for rule in budgets]]
+    most = sorted({courses.steps, min(courses.steps, max(reference, enough))})
+    table = {name: {c: courses.met(c) for c in reversed(thresholds(courses, name))} for name in courses.signals}
+    for rules in table.values():
+        for longest in most:
+            found.append([evaluate(courses, (c,), met, longest, reference) for c, met in rules.items()])
+    for first, second in combinations(table.values(), 2):
+        some, others = thinned(list(first)), thinned(list(second))
+        grid = [[evaluate(courses, (a, b), first[a] & second[b], most[0], reference) for b in others] for a in some]
+        found += grid
+        found += [list(column) for column in zip(*grid, strict=True)]
+    return [family for family in found if family]
 
 
 def thresholds(courses: Courses, signal: Signal) -> list[Condition]:
@@ -119,9 +120,8 @@ def thresholds(courses: Courses, signal: Signal) -> list[Condition]:
     return [Condition(signal, float(value)) for value in ordered]
 
 
-def thinned(courses: Courses, signal: Signal) -> list[Condition]:
-    """Some of the thresholds of a signal, evenly from loose to strict."""
-    every = thresholds(courses, signal)
+def thinned(every: list[Condition]) -> list[Condition]:
+    """Some of the thresholds of a signal, evenly."""
     places = np.unique(np.linspace(0, len(every) - 1, _PAIRED).round().astype(int)) if every else []
     return [every[i] for i in places]
 

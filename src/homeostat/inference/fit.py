@@ -1,12 +1,13 @@
 """`fit_stopping`: the cheapest rule for stopping that can be promised to lose no more accuracy than asked."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from homeostat.errors import InputError, PolicyError
-from homeostat.inference.candidates import Candidate, candidates, evaluate, most_accurate
+from homeostat.inference.candidates import Candidate, evaluate, families, most_accurate
 from homeostat.inference.learn_then_test import (
     binomial_p_value,
     fewest_examples,
@@ -22,9 +23,6 @@ from homeostat.probes.courses.signals import CHEAP, Signal
 
 _HORIZONS = 8
 """The longest budget, in multiples of the trained horizon, where none is given."""
-
-_SEQUENCE = 64
-"""Candidates that are tested at most: the chain from safe to cheap."""
 
 
 def fit_stopping(
@@ -43,10 +41,11 @@ def fit_stopping(
 ) -> Policy:
     """Choose when to stop, on calibration examples that the model was not trained on.
 
-    Half of the examples, split at random within each difficulty, choose the rules: fixed budgets, a threshold on one
-    signal, or on two at once, each with its cost and its loss there. The other half judges a chain of them, from the
-    safest to the cheapest, by Learn then Test; the cheapest rule that it can promise is the policy. The promise needs
-    no assumption on the model or on the distribution, only that later examples are drawn as these were.
+    Half of the examples, split at random within each difficulty, choose a family of rules: fixed budgets, thresholds
+    on one signal, or on one signal beside a fixed threshold on another. The other half judges the rules of this family
+    from the strictest threshold to the loosest, by Learn then Test, until one cannot be promised; the cheapest of those
+    before it is the policy. The promise needs no assumption on the model or on the distribution, only that later
+    examples are drawn as these were.
 
     The accuracy lost is the share of examples that are right at the reference budget, the most accurate one while
     rules are chosen, and wrong where the policy stops; answers that thinking longer would have spoiled are not set
@@ -74,7 +73,7 @@ def fit_stopping(
             all of them right from the first step on, or no rule that can be promised.
 
     Source:
-        Learn then Test (arXiv 2110.01052) with the order of Pareto Testing (Laufer-Goldshtein et al. 2023).
+        Learn then Test (arXiv 2110.01052), by fixed-sequence testing.
 
     Example:
         >>> import torch, homeostat as hs
@@ -109,27 +108,27 @@ def fit_stopping(
     choosing, judging = _halves(courses, seed)
     chooser, judger = courses.at(choosing), courses.at(judging)
     reference = most_accurate(chooser)
-    found = list(candidates(chooser, reference))
-    if max_accuracy_loss is not None:
-        chain = _safest_first(found)
+    found = families(chooser, reference)
 
-        def p_value(one: Candidate) -> float:
+    def p_value(one: Candidate) -> float:
+        if max_accuracy_loss is not None:
             return binomial_p_value(int(one.lost.sum()), len(one.lost), max_accuracy_loss)
-    else:
         assert max_mean_steps is not None
-        chain = _cheapest_first(found, max_mean_steps)
+        worst = one.max_steps * one.most_a_step
+        return hoeffding_bentkus_p_value(one.cost / worst, len(one.stops), max_mean_steps / worst)
 
-        def p_value(one: Candidate) -> float:
-            worst = one.max_steps * one.most_a_step
-            return hoeffding_bentkus_p_value(one.cost / worst, len(one.stops), max_mean_steps / worst)
-
+    if max_accuracy_loss is not None:
+        chain = _cheapest_family(found, p_value, confidence)
+    else:
+        chain = _most_accurate_family(found, p_value, confidence)
     judged = [_again(judger, one, reference) for one in chain]
     p_values = [p_value(one) for one in judged]
     promised = fixed_sequence(p_values, confidence)
     if not promised:
         raise PolicyError(_nothing(judged, p_values, max_accuracy_loss, max_mean_steps, confidence, reference))
-    pick = min(range(promised), key=lambda i: chain[i].cost)
-    if max_accuracy_loss is None:
+    if max_accuracy_loss is not None:
+        pick = min(range(promised), key=lambda i: chain[i].cost)
+    else:
         pick = max(range(promised), key=lambda i: (chain[i].accuracy, -chain[i].cost))
     one, there = chain[pick], judged[pick]
     guarantee = Guarantee(
@@ -209,38 +208,34 @@ def _halves(courses: Courses, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[0::2]), np.sort(order[1::2])
 
 
-def _front(found: list[Candidate]) -> list[Candidate]:
-    """Of the rules, those than which none both loses less and costs less; by loss, then cost."""
-    chain: list[Candidate] = []
-    cheapest = float("inf")
-    for one in sorted(found, key=lambda c: (c.loss, c.cost)):
-        if one.cost < cheapest:
-            chain.append(one)
-            cheapest = one.cost
-    return chain
-
-
-def _safest_first(found: list[Candidate]) -> list[Candidate]:
-    """From rules that lost nothing while they were chosen, the most patient first, to those that lost most.
-
-    Rules that lost nothing are told apart by their patience: the chain climbs down to the cheapest of them in even
-    strides, so that one that was only lucky comes late.
+def _cheapest_family(
+    found: list[list[Candidate]], p_value: Callable[[Candidate], float], confidence: float
+) -> list[Candidate]:
+    """The family that would be cheapest by these examples: at one threshold before the loosest of those that can be
+    promised, since the loosest was lucky most of all.
     """
-    clean = sorted((c for c in found if c.loss == 0), key=lambda c: -c.cost)
-    lossy = [c for c in _front(found) if c.loss > 0]
-    if clean:
-        costs = np.geomspace(clean[0].cost, clean[-1].cost, _SEQUENCE // 2)
-        places = sorted({int(np.argmin([abs(c.cost - cost) for c in clean])) for cost in costs} | {len(clean) - 1})
-        clean = [clean[i] for i in places]
-    return clean + lossy[: _SEQUENCE // 2]
+    best, chosen = math.inf, found[0]
+    for family in found:
+        promised = fixed_sequence((p_value(one) for one in family), confidence)
+        if promised:
+            cost = family[max(promised - 2, 0)].cost
+            if cost < best:
+                best, chosen = cost, family
+    return chosen
 
 
-def _cheapest_first(found: list[Candidate], budget: float) -> list[Candidate]:
-    chain = sorted((c for c in _front(found) if c.cost <= budget), key=lambda c: c.cost)
-    if not chain:
-        least = min(c.cost for c in found)
-        raise PolicyError(f"no rule takes {budget:g} steps on average or fewer; the cheapest one takes {least:.1f}")
-    return chain[-_SEQUENCE:]
+def _most_accurate_family(
+    found: list[list[Candidate]], p_value: Callable[[Candidate], float], confidence: float
+) -> list[Candidate]:
+    """The family that would be most accurate within the compute budget, its cheapest rule first."""
+    best, chosen = -1.0, found[0][::-1]
+    for family in found:
+        chain = family[::-1]
+        promised = fixed_sequence((p_value(one) for one in chain), confidence)
+        accuracy = max((one.accuracy for one in chain[:promised]), default=-1.0)
+        if accuracy > best:
+            best, chosen = accuracy, chain
+    return chosen
 
 
 def _again(courses: Courses, one: Candidate, reference: int) -> Candidate:
@@ -249,10 +244,10 @@ def _again(courses: Courses, one: Candidate, reference: int) -> Candidate:
     return evaluate(courses, one.conditions, met, one.max_steps, reference)
 
 
-def _compared(found: list[Candidate], chosen: Candidate) -> tuple[Row, ...]:
+def _compared(found: list[list[Candidate]], chosen: Candidate) -> tuple[Row, ...]:
     """Of each kind the cheapest rule that lost no more than the chosen one; kinds with one are sorted by cost."""
     best: dict[str, Candidate] = {}
-    for one in found:
+    for one in (one for family in found for one in family):
         if one.loss <= chosen.loss and (one.kind not in best or one.cost < best[one.kind].cost):
             best[one.kind] = one
     single = [c for c in best.values() if len(c.conditions) == 1 or c is chosen or c.kind == chosen.kind]

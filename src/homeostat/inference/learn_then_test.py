@@ -6,8 +6,9 @@ the chance that any candidate is wrongly promised is at most 1 - confidence, how
 testing). All this asks of the data is that calibration examples and later ones are drawn alike and independently.
 
 Source:
-    Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test", arXiv 2110.01052; the order by a first split:
-    Laufer-Goldshtein, Fisch, Barzilay, Jaakkola, "Efficiently Controlling Multiple Risks with Pareto Testing", 2023.
+    Angelopoulos, Bates, Candès, Jordan, Lei, "Learn then Test", arXiv 2110.01052; that a first
+    part of the data may choose what is tested: Laufer-Goldshtein, Fisch, Barzilay, Jaakkola, "Efficiently Controlling
+    Multiple Risks with Pareto Testing", 2023.
 """
 
 import math
