@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import acceleration, batches, memory, meta_learning, overhead, peers_jax, training
+from benchmarks import acceleration, batches, compatibility, memory, meta_learning, overhead, peers_jax, training
 from benchmarks.report import table, write_document
 from benchmarks.results import Figure, describe_machine, save
 
@@ -31,6 +31,7 @@ GROUPS: dict[str, Group] = {
     "batches": batches.measure,
     "memory": memory.measure,
     "training": training.measure,
+    "compat": compatibility.measure,
     "jax": peers_jax.measure,
     "meta": meta_learning.measure,
 }

@@ -79,8 +79,7 @@ def measure(calibration: Courses, test: Courses, loss: float, confidence: float)
     sizes = best_per_size(calibration, loss, reference)
     per_size = np.array([sizes[name] for name in test.difficulties])[test.group]
     # What no rule can beat: each example stopped at the first step from which it stays right.
-    forever = np.flip(np.logical_and.accumulate(np.flip(test.right, 1), 1), 1)
-    oracle = np.where(forever.any(1), forever.argmax(1) + 1, 1)
+    oracle = np.maximum(test.right_from(), 1)
     low, high = ratio_interval(fixed, stops, test.group)
     outcomes = [
         Outcome.of(

@@ -59,6 +59,17 @@ def test_the_guide_to_studies_runs(capsys) -> None:
     assert capsys.readouterr().out == "Dice (preset smoke)\n1. fair: not decided\n"
 
 
+def test_the_guide_from_torchdeq_runs(capsys) -> None:
+    run_snippets("torchdeq.md")
+    assert "CONVERGED" in capsys.readouterr().out
+
+
+def test_the_guide_to_monitors_runs(capsys) -> None:
+    names = run_snippets("callbacks.md")
+    assert [seen.at for seen in names["monitor"].history] == [5, 10]  # type: ignore[attr-defined]
+    assert "alignment" in capsys.readouterr().out
+
+
 def test_the_guide_to_tasks_runs() -> None:
     recipe = run_snippets("tasks.md")["recipe"]
     assert (recipe.task.name, recipe.model.inner.side) == ("omniglot", 28)  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from rich.text import Text
 from homeostat.cli import (  # noqa: F401 - each adds its command
     audit,
     calibrate,
+    check_model,
     compare,
     demo,
     predict,

@@ -3,6 +3,7 @@
 from homeostat.engine import PENDING
 from homeostat.inference.breadth import Breadth
 from homeostat.inference.fit import fit_stopping
+from homeostat.inference.frontier import Frontier, FrontierPoint, breadth_frontier
 from homeostat.inference.policy import Guarantee, Policy, Selection
 from homeostat.inference.predict import Prediction, predict
 from homeostat.inference.puzzles import Answer, answer_puzzles
@@ -14,6 +15,8 @@ __all__ = [
     "Answer",
     "Breadth",
     "Condition",
+    "Frontier",
+    "FrontierPoint",
     "Guarantee",
     "Policy",
     "PredictedExample",
@@ -21,6 +24,7 @@ __all__ = [
     "PredictionStream",
     "Selection",
     "answer_puzzles",
+    "breadth_frontier",
     "fit_stopping",
     "predict",
     "predict_stream",

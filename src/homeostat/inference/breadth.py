@@ -83,11 +83,12 @@ class Breadth:
         Raises:
             InputError: the model has no score, no confidence, or no answers, where these are to choose.
         """
-        answers = runs.answers.reshape(self.starts, -1, runs.answers[0].numel())
-        failed, residual = (x.reshape(self.starts, -1) for x in (runs.status == int(Status.DIVERGED), runs.residual))
-        asked = None if asked is None else asked.flatten(1)
-        if self.choose in ("majority", "agreement") and answers.shape[2] == 0:
+        if self.choose in ("majority", "agreement") and not runs.answers[0].numel():
             raise InputError(f"choose={self.choose!r} compares decoded answers, and nothing says what these are")
+        shape = (self.starts, len(runs.steps) // self.starts)
+        answers = runs.answers.reshape(*shape, runs.answers[0].numel())
+        failed, residual = (runs.status == int(Status.DIVERGED)).reshape(shape), runs.residual.reshape(shape)
+        asked = None if asked is None else asked.flatten(1)
         votes = torch.zeros(failed.shape, dtype=torch.float64, device=failed.device)
         for other, lost in zip(answers, failed, strict=True):
             equal = answers == other
@@ -114,10 +115,3 @@ def widen(context: Any, starts: int) -> Any:
         for x, kind in zip(leaves, layout.kinds, strict=True)
     ]
     return pytree.tree_unflatten(wide, layout.spec)
-
-
-def of_runs(values: Any, chosen: Tensor) -> Any:
-    """From `(starts * rows, ...)` leaves those of the chosen run of each row, `(rows, ...)`."""
-    rows = len(chosen)
-    place = chosen * rows + torch.arange(rows, device=chosen.device)
-    return pytree.tree_map(lambda leaf: leaf[place.to(leaf.device)], values)

@@ -1,11 +1,12 @@
 """Stopping rules to choose from, and what each would have done on the examples on which rules are chosen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
+from homeostat.probes.certificates.consider import CertificateOptions
 from homeostat.probes.courses.condition import Condition
 from homeostat.probes.courses.courses import Courses
 from homeostat.probes.courses.signals import SIGNALS, Signal
@@ -17,12 +18,14 @@ _GRIDS: dict[str, tuple[float, ...]] = {
     "confidence": (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999),
     "entropy": (0.6, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4),
     "kl": (1e-1, *_SHARES),
+    "certificate": (1.0,),
     "alignment": (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999),
 }
-"""Thresholds that are tried; those of the score are quantiles of it, since its scale is the model's own."""
+"""Thresholds that are tried, beside quantiles of the signal where answers become right for good."""
 
-_SCORES, _PAIRED = 12, 6
-"""Quantiles of a score; thresholds of each signal that are tried in pairs."""
+_QUANTILES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 0.99, 0.997, 0.999)
+_PAIRED = 8
+"""Thresholds of each signal that are tried in pairs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +53,15 @@ class Candidate:
         return " and ".join(condition.signal for condition in self.conditions)
 
     @property
+    def most_a_step(self) -> int:
+        """Most evaluations that one step can take: a bound on the cost, for what is promised of it."""
+        signals = {condition.signal for condition in self.conditions}
+        products = CertificateOptions().iterations if "certificate" in signals else 0
+        return (2 if "alignment" in signals else 1) + products
+
+    @property
     def loss(self) -> float:
         return float(self.lost.mean())
-
-
-def row_cost(conditions: Sequence[Condition]) -> int:
-    """Evaluations of `step` in one step of an example: a second start doubles them."""
-    return 2 if any(condition.signal == "alignment" for condition in conditions) else 1
 
 
 def most_accurate(courses: Courses) -> int:
@@ -72,7 +77,7 @@ def evaluate(
     stops = np.minimum(courses.stops(met), most)
     right = courses.right_at(stops)
     lost = courses.right[:, reference - 1] & ~right
-    cost = float(stops.mean()) * row_cost(conditions)
+    cost = float(courses.evaluations(conditions, stops).mean())
     return Candidate(conditions, most, stops, lost, float(right.mean()), cost)
 
 
@@ -99,14 +104,18 @@ def candidates(courses: Courses, reference: int) -> Iterator[Candidate]:
 
 def thresholds(courses: Courses, signal: Signal) -> list[Condition]:
     """Conditions on one signal, the loosest first."""
-    if signal in _GRIDS:
+    right_from = courses.right_from()
+    rows = np.flatnonzero(right_from)
+    places = np.concatenate([rows, rows])
+    steps = np.concatenate([right_from[rows], np.minimum(right_from[rows] + 1, courses.steps)])
+    if signal == "certificate":
         return [Condition(signal, value) for value in _GRIDS[signal]]
-    values = courses.signals[signal]
+    values = courses.signals[signal][places, steps - 1]
     values = values[np.isfinite(values)]
-    if not len(values):
-        return []
-    levels = np.unique(np.quantile(values, np.linspace(0.05, 0.999, _SCORES)))
-    ordered = levels if SIGNALS[signal].larger else levels[::-1]
+    levels = {*_GRIDS.get(signal, ())}
+    if len(values):
+        levels |= set(np.quantile(values, _QUANTILES, method="nearest").tolist())
+    ordered = sorted(levels, reverse=not SIGNALS[signal].larger)
     return [Condition(signal, float(value)) for value in ordered]
 
 

@@ -91,7 +91,7 @@ def fit_stopping(
         >>> x = 10 ** (8 * torch.rand(400, 1, generator=torch.Generator().manual_seed(0)))
         >>> policy = hs.fit_stopping((heron, [(x, x.sqrt())]), max_accuracy_loss=0.02, max_steps=30, judge=Right())
         >>> policy.conditions
-        (residual <= 0.01,)
+        (residual <= 0.0133544,)
     """
     if (max_accuracy_loss is None) == (max_mean_steps is None):
         raise InputError("give either max_accuracy_loss, such as 0.001, or max_mean_steps, such as 50")
@@ -120,7 +120,7 @@ def fit_stopping(
         chain = _cheapest_first(found, max_mean_steps)
 
         def p_value(one: Candidate) -> float:
-            worst = one.max_steps * (one.cost / float(one.stops.mean()))
+            worst = one.max_steps * one.most_a_step
             return hoeffding_bentkus_p_value(one.cost / worst, len(one.stops), max_mean_steps / worst)
 
     judged = [_again(judger, one, reference) for one in chain]

@@ -50,11 +50,6 @@ class Guided:
             seed=policy.seed,
         )
 
-    @property
-    def row_cost(self) -> int:
-        """Evaluations of the model's step in one step of an example."""
-        return 2 if "alignment" in self.policy.signals else 1
-
     def context(self, inputs: Any) -> dict[str, Any]:
         """The context of the guided map for a batch of inputs."""
         asked = self.judge.asked_of(inputs) if self.policy.masked else None
@@ -79,4 +74,14 @@ class Guided:
             answered = answered & condition.holds(self.map.column(found, condition.signal))
         residual = torch.where(failed, float("nan"), found["residual"])
         tree = inner.build(list(found["model"]))
-        return Stopped.at(self.model, self.reader, tree, bare, found["taken"], residual, status, ~answered)
+        return Stopped.at(
+            self.model,
+            self.reader,
+            tree,
+            bare,
+            found["taken"],
+            self.map.evaluations(found),
+            residual,
+            status,
+            ~answered,
+        )

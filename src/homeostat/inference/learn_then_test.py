@@ -41,6 +41,8 @@ def hoeffding_bentkus_p_value(mean: float, count: int, level: float) -> float:
         >>> hoeffding_bentkus_p_value(0.2, 100, 0.4) < 1e-3
         True
     """
+    if level >= 1:
+        return 0.0  # no mean of such losses is above it
     if not count or mean >= level:
         return 1.0
     gap = 0.0
@@ -69,7 +71,7 @@ def fixed_sequence(p_values: Iterable[float], confidence: float) -> int:
     """
     promised = 0
     for p in p_values:
-        if not p <= 1 - confidence:
+        if not p <= (1 - confidence) * (1 + 1e-12):  # 1 - 0.9 is a little less than 0.1
             break
         promised += 1
     return promised

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from homeostat.engine import Carry, Picard, Shared, Solution, Status, Stop, solve
 from homeostat.engine.nest import flatten
 from homeostat.errors import InputError
-from homeostat.inference.breadth import Breadth, of_runs, widen
+from homeostat.inference.breadth import Breadth, widen
 from homeostat.inference.guided import Guided
 from homeostat.inference.policy import Policy
 from homeostat.inference.stopped import Stopped
@@ -35,7 +35,7 @@ class Prediction:
         residual: `(batch,)`, relative residual of the last step, RMS(f(z) - z) / RMS(f(z)).
         status: `(batch,)` int8 of `Status`. Anything but CONVERGED is an answer read while the state was still moving;
             with a policy, CONVERGED says that its conditions were met.
-        row_evaluations: evaluations of `step` times the rows in each, over all starts.
+        row_evaluations: evaluations of `step` that all examples have taken together, over all starts.
         confidence: `(batch,)`: softmax probability of the least sure asked position; NaN where nothing says that
             outputs are logits.
         abstained: `(batch,)` bool: answers that the policy would not give; without one, those that did not converge.
@@ -109,12 +109,12 @@ def predict(
         context = runner.context(inputs)
         state = runner.model.initial_state(context["model"], Own())
         if breadth is None:
-            found, evaluations = runner.run(state, context)
+            found = runs = runner.run(state, context)
         else:
             state = breadth.begin(state, lambda start: runner.model.initial_state(context["model"], start))
-            runs, evaluations = runner.run(state, widen(context, breadth.starts))
+            runs = runner.run(state, widen(context, breadth.starts))
             chosen, agreement = breadth.choose_runs(runs, context["asked"])
-            found = of_runs(runs, chosen)
+            found = runs.rows(chosen * len(chosen) + torch.arange(len(chosen), device=chosen.device))
     abstained = found.abstained
     if breadth is not None and breadth.choose == "agreement" and agreement is not None:
         abstained = abstained | (agreement < breadth.least_agreement)
@@ -123,7 +123,7 @@ def predict(
         found.steps,
         found.residual,
         found.status,
-        evaluations,
+        int(runs.evaluations.sum()),
         found.confidence,
         abstained,
         agreement,
@@ -139,14 +139,13 @@ class _ByStop:
     def context(self, inputs: Any) -> dict[str, Any]:
         return {"model": self.model.encode(inputs), "asked": self._judge.asked_of(inputs)}
 
-    def run(self, state: Any, context: dict[str, Any]) -> tuple[Stopped, int]:
+    def run(self, state: Any, context: dict[str, Any]) -> Stopped:
         done = solve(self.model.step, state, context["model"], method=Picard(), stop=self._stop)
         leaves, layout = flatten(done.state, "state")
         tree, bare = layout.build(leaves), bare_context(context)
         reader = AnswerReader.of(self.model.decode(tree, bare["model"]), self._judge)
         unsettled = done.status != int(Status.CONVERGED)
-        found = Stopped.at(self.model, reader, tree, bare, done.steps, done.residual, done.status, unsettled)
-        return found, done.row_evaluations
+        return Stopped.at(self.model, reader, tree, bare, done.steps, done.steps, done.residual, done.status, unsettled)
 
 
 class _ByPolicy:
@@ -159,18 +158,18 @@ class _ByPolicy:
     def context(self, inputs: Any) -> dict[str, Any]:
         return self._guided.context(inputs)
 
-    def run(self, state: Any, context: dict[str, Any]) -> tuple[Stopped, int]:
+    def run(self, state: Any, context: dict[str, Any]) -> Stopped:
         guided = self._guided
         begun = guided.map.start(state, context)
         rows = len(begun["taken"])
         if rows <= self._batch_size:
             done = solve(guided.map.step, begun, context, method=Picard(), stop=guided.map.stop, sync_every=1)
-            return guided.read(done.state, context), done.row_evaluations * guided.row_cost
+            return guided.read(done.state, context)
         starts = (_row_of(begun, "state", row) for row in range(rows))
         contexts = (_row_of(context, "context", row) for row in range(rows))
         stream = stream_of(guided, lambda _: next(starts), contexts, self._batch_size, refill=0.125)
         finished = sorted(((e.index, guided.read(e.state, e.context)) for e in stream), key=lambda pair: pair[0])
-        return _stack([one for _, one in finished]), stream.row_evaluations * guided.row_cost
+        return _stack([one for _, one in finished])
 
 
 def _row_of(tree: Any, role: Any, row: int) -> Any:

@@ -1,10 +1,11 @@
 """What examples say that have stopped: answers, how they were reached, and how sure the model is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from homeostat.engine import Status
 from homeostat.models.contract import IteratedModel
@@ -18,7 +19,8 @@ class Stopped:
     Attributes:
         outputs: what the model's `decode` gives.
         answers: `(rows, ...)` int64, or `(rows, 0)` where outputs have no decoded form.
-        steps: int64. residual: float32, RMS(f(z) - z) / RMS(f(z)) of the last step, the largest over the leaves.
+        steps: int64. evaluations: int64, of the model's step: more than `steps` where a signal costs more.
+        residual: float32, RMS(f(z) - z) / RMS(f(z)) of the last step, the largest over the leaves.
         status: int8 of `Status`: CONVERGED where the policy's conditions were met, MAX_STEPS where they were not,
             DIVERGED where the state was not finite; outputs are those of the last state that was.
         confidence: float32, softmax probability of the least sure asked position; NaN where outputs are no logits.
@@ -29,11 +31,17 @@ class Stopped:
     outputs: Any
     answers: Tensor
     steps: Tensor
+    evaluations: Tensor
     residual: Tensor
     status: Tensor
     confidence: Tensor
     score: Tensor
     abstained: Tensor
+
+    def rows(self, places: Tensor) -> "Stopped":
+        """Some of the examples."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Stopped(**{name: pytree.tree_map(lambda x: x[places], tree) for name, tree in columns.items()})
 
     @classmethod
     def at(
@@ -43,6 +51,7 @@ class Stopped:
         state: Any,
         context: dict[str, Any],
         steps: Tensor,
+        evaluations: Tensor,
         residual: Tensor,
         status: Tensor,
         abstained: Tensor,
@@ -59,6 +68,7 @@ class Stopped:
             outputs,
             reader.answers(outputs),
             steps,
+            evaluations,
             residual.float(),
             status,
             confidence,

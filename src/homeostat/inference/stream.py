@@ -41,11 +41,11 @@ class PredictionStream(Iterator[PredictedExample]):
 
     Attributes:
         read, finished, rounds, occupancy: see `SolutionStream`.
-        row_evaluations: evaluations of the model's `step` times the rows in each.
+        row_evaluations: evaluations of the model's `step` that the finished examples have taken together.
     """
 
     def __init__(self, guided: Guided, solutions: SolutionStream) -> None:
-        self._guided, self._solutions = guided, solutions
+        self._guided, self._solutions, self.row_evaluations = guided, solutions, 0
 
     def __iter__(self) -> "PredictionStream":
         return self
@@ -54,6 +54,7 @@ class PredictionStream(Iterator[PredictedExample]):
         found = next(self._solutions)
         with torch.no_grad():
             read = self._guided.read(found.state, found.context)
+        self.row_evaluations += int(read.evaluations)
         return PredictedExample(
             found.index,
             read.outputs,
@@ -68,10 +69,6 @@ class PredictionStream(Iterator[PredictedExample]):
         if name in ("read", "finished", "rounds", "occupancy"):
             return getattr(self._solutions, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    @property
-    def row_evaluations(self) -> int:
-        return self._solutions.row_evaluations * self._guided.row_cost
 
     def drop(self, index: int) -> None:
         """Let go of one example that is not finished; see `SolutionStream.drop`."""

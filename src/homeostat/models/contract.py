@@ -153,7 +153,7 @@ def from_functions(
     for key, function in functions.items():
         if not callable(function):
             raise ContractError(f"{key} must be a function, not {function!r}")
-    _check_attributes(trained_steps, unit_cost)
+    check_attributes(trained_steps, unit_cost)
     attributes = {"name": name, "trained_steps": trained_steps, "unit_cost": unit_cost, "stochastic": stochastic}
     return _FromFunctions(functions, attributes)
 
@@ -185,7 +185,8 @@ initial_state, step, decode
     )
 
 
-def _check_attributes(trained_steps: Any, unit_cost: Any) -> None:
+def check_attributes(trained_steps: Any, unit_cost: Any = 1.0) -> None:
+    """Raise a ContractError for an impossible horizon or cost."""
     whole = isinstance(trained_steps, int) and not isinstance(trained_steps, bool) and trained_steps > 0
     if trained_steps is not None and not whole:
         raise ContractError(f"trained_steps must be None or a whole number above 0, not {trained_steps!r}")

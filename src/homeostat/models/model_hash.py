@@ -49,7 +49,7 @@ def _modules(model: Any) -> list[nn.Module]:
     seen: set[int] = set()
     functions = getattr(model, "_functions", None) or {n: getattr(model, n, None) for n in (*FUNCTIONS, "score")}
     for thing in (model, *(functions[name] for name in sorted(functions))):
-        for module in _reached(thing, seen, depth=3):
+        for module in _reached(thing, seen, depth=6):
             found.setdefault(id(module), module)
     inner = {id(part) for module in found.values() for part in module.modules() if part is not module}
     return [module for key, module in found.items() if key not in inner]

@@ -30,6 +30,9 @@ from homeostat.probes.results import Alignment, Audit, Budget, Clip, Difficulty,
 from homeostat.probes.saving import save_audits
 from homeostat.probes.starts.align import align_starts
 from homeostat.probes.starts.result import StartAlignment, StartAlignments
+from homeostat.probes.tokens.measure import measure_tokens
+from homeostat.probes.tokens.next_tokens import NextTokens, next_tokens
+from homeostat.probes.tokens.result import TokenBudget, TokenRow, TokenTable
 from homeostat.probes.trust import Trust, TrustGroup, TrustRow, compare_trust
 
 __all__ = [
@@ -64,6 +67,7 @@ __all__ = [
     "Limit",
     "LimitClasses",
     "LimitShares",
+    "NextTokens",
     "Reference",
     "SignAgreement",
     "StartAlignment",
@@ -71,6 +75,9 @@ __all__ = [
     "StepsCurve",
     "StepsRow",
     "StepsVerdict",
+    "TokenBudget",
+    "TokenRow",
+    "TokenTable",
     "Trust",
     "TrustGroup",
     "TrustRow",
@@ -87,5 +94,7 @@ __all__ = [
     "follow",
     "gradient_bias",
     "measure_dynamics",
+    "measure_tokens",
+    "next_tokens",
     "save_audits",
 ]

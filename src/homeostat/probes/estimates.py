@@ -57,6 +57,35 @@ def clustered_share(shares: ArrayLike, symbols: int) -> Estimate:
     return Estimate(mean, *_wilson(mean, float(np.clip(effective, count, count * symbols))), count)
 
 
+def clustered_ratio(hits: ArrayLike, counts: ArrayLike) -> Estimate:
+    """Share of all symbols that are right, where examples have different numbers of them, with Wilson's interval.
+
+    As `clustered_share`, but every symbol counts alike, so that an example with more of them counts for more. The
+    effective number of symbols comes from the linearised variance of the ratio, the number of examples at least and of
+    symbols at most; where all are right or none, it is the number of examples. One example has no interval.
+
+    Args:
+        hits, counts: `(examples,)`, right symbols and all symbols of each; no count is 0.
+
+    Source:
+        Cochran, "Sampling Techniques", 3rd edition, 6.3 and 9A.
+
+    Example:
+        >>> clustered_ratio([10, 5], [10, 10])
+        0.750 [0.256, 0.963] n=2
+    """
+    hits, counts = np.asarray(hits, dtype=float), np.asarray(counts, dtype=float)
+    many, total = len(hits), float(counts.sum())
+    if many == 0:
+        return Estimate(float("nan"), 0.0, 1.0, 0)
+    ratio = float(hits.sum() / total)
+    if many == 1:
+        return Estimate(ratio, float("nan"), float("nan"), 1)
+    spread = float(((hits - ratio * counts) ** 2).sum()) * many / (many - 1) / total**2
+    effective = ratio * (1 - ratio) / spread if spread > 0 else (many if ratio in (0, 1) else total)
+    return Estimate(ratio, *_wilson(ratio, float(np.clip(effective, many, total))), many)
+
+
 def mean(values: ArrayLike, *, seed: int = 0) -> Estimate:
     """Mean of `(examples,)` with a percentile bootstrap interval over examples (2,000 resamples).
 

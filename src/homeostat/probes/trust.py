@@ -277,7 +277,9 @@ def _one_batch(
     with torch.no_grad():
         leaves, layout = flatten(swept.state, "state")
         state = layout.build(leaves)
-        outputs, score = model.decode(state, context), model.score(state, context)
+        parts, context_layout = flatten(context, "context")
+        bare = context_layout.build(parts)
+        outputs, score = model.decode(state, bare), model.score(state, bare)
     if score is None:
         into.missing["score"] = "the model has none"
     elif not isinstance(score, Tensor) or score.shape != (batch.rows,):

@@ -159,7 +159,8 @@ class AttackedBatch:
             found = phases(problem, clean.end)
             self.evaluations += problem.rows * (len(found) - 1)
             return latent_score(self._ball, [(self._ball.flat(leaves), rows) for leaves, rows in found])
-        outputs: Any = plan.model.decode(problem.layout.build(clean.end.leaves), self._context)
+        bare = problem.context_layout.build(problem.context)
+        outputs: Any = plan.model.decode(problem.layout.build(clean.end.leaves), bare)
         return answer_score(plan.model, plan.judge, problem, self._batch.targets, outputs, clean.answers)
 
     def _tried(self, points: Tensor, length: float) -> Worst:

@@ -88,7 +88,7 @@ def align(
     with torch.no_grad():
         problem = Problem.of(model.step, state, context)
         end = run_to_end(problem, steps, rtol=_RTOL, stochastic=model.stochastic, on_step=on_step)
-        outputs = model.decode(problem.layout.build(end.leaves), context)
+        outputs = model.decode(problem.layout.build(end.leaves), problem.context_layout.build(problem.context))
     first, layout = flatten(swept.state, "state")
     ours = [end.leaves[i] for i in layout.measured()]
     theirs = [first[i] for i in layout.measured()]

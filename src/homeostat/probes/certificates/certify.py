@@ -13,23 +13,23 @@ So whether certified answers change later within the budget is watched and repor
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from homeostat.engine.iterate import Release, iterate
-from homeostat.engine.nest import flatten, select
+from homeostat.engine.nest import flatten
 from homeostat.engine.norms import out_of_bounds, residuals
 from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError, InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import Noise, Own
 from homeostat.probes.answers import asked, judge_of, logits_of, same_answers
-from homeostat.probes.certificates.flip_distance import FlipDistance, Margins, logit_margins
+from homeostat.probes.certificates.consider import CertificateOptions, consider, remaining_path
+from homeostat.probes.certificates.flip_distance import Margins, logit_margins
 from homeostat.probes.certificates.result import CertificateRow, Certificates, ExampleCertificate, Refusal, summarise
-from homeostat.probes.dynamics.jacobians import spectral_radii
 from homeostat.probes.examples import (
     ExampleBatch,
     Examples,
@@ -51,10 +51,7 @@ _REFUSALS: tuple[Refusal, ...] = ("too few steps", "no contraction", "margin too
 class _Options:
     judge: Judge
     steps: int
-    window: int
-    gap: float
-    decoder_factor: float
-    iterations: int
+    certificate: CertificateOptions
     margins: Margins | None
     seed: int
 
@@ -123,10 +120,12 @@ def certify(
     options = _Options(
         judge_of(model, judge),
         whole_number("steps", steps),
-        whole_number("window", window),
-        _share(gap),
-        positive("decoder_factor", decoder_factor),
-        whole_number("iterations", iterations, least=8),
+        CertificateOptions(
+            whole_number("window", window),
+            _share(gap),
+            positive("decoder_factor", decoder_factor),
+            whole_number("iterations", iterations, least=8),
+        ),
         margins,
         whole_number("seed", seed, least=0, most=2**63 - 2),
     )
@@ -139,8 +138,7 @@ def certify(
             found = [one for batch in batches_of(name, batches, where) for one in _certified(iterated, batch, options)]
             rows.append(summarise(name, [e for e, _ in found], [c for _, c in found], options.steps))
     return Certificates(
-        iterated.name, options.steps, options.window, options.gap, options.decoder_factor, options.iterations,
-        tuple(rows),
+        iterated.name, options.steps, window, float(gap), float(decoder_factor), iterations, tuple(rows),
     )  # fmt: skip
 
 
@@ -160,7 +158,7 @@ def _certified(
         problem = Problem.of(model.step, own, context)
         watch = _Watch(model, problem, batch, own, options)
         leaves, _ = iterate(problem, max_steps=options.steps, monitor=watch)
-        outputs = model.decode(problem.layout.build(leaves), context)
+        outputs = model.decode(problem.layout.build(leaves), problem.context_layout.build(problem.context))
         right = options.judge.judged("correct", outputs, batch.targets, batch.rows)
     if right is not None:
         right = right & ~watch.failed
@@ -210,7 +208,7 @@ class _Watch:
         self.failed = torch.zeros(rows, dtype=torch.bool, device=device)
         self._wait_until = whole()
         self._length = real()
-        self._ratios = torch.full((rows, options.window), float("inf"), dtype=torch.float64, device=device)
+        self._ratios = torch.full((rows, options.certificate.window), float("inf"), dtype=torch.float64, device=device)
         self._answers: Tensor | None = None
 
     def observe(
@@ -223,8 +221,8 @@ class _Watch:
         length, rounding = self._measure(step, rows, old, new)
         self._read_answers(step, rows, after, context, failed)
         largest = self._ratios[rows].amax(1)
-        q = 1 - self._options.gap * (1 - largest)
-        remaining = _remaining(length, rounding, q)
+        q = 1 - self._options.certificate.gap * (1 - largest)
+        remaining = remaining_path(length, rounding, q)
         self.refusal[rows] = torch.where(largest.isinf(), 0, torch.where(remaining.isinf(), 1, 2))
         may = (self.certified_at[rows] == 0) & (self._wait_until[rows] <= step) & remaining.isfinite() & ~failed
         if bool(may.any()):
@@ -284,48 +282,31 @@ class _Watch:
         ratio: Tensor,
     ) -> None:
         """Certify those of the `chosen` whose remaining path is too short to change the answer."""
-        factor, gap = self._options.decoder_factor, self._options.gap
-        flip = None
-        # The cheap upper bound first: most of the time it says no.
-        for nearest in (True, False):
-            if not len(chosen):
-                return
-            flip = self._flip_distance(chosen, rows, after, context, nearest) / factor
-            remaining = _remaining(length[chosen], rounding[chosen], 1 - gap * (1 - ratio[chosen]))
-            short = remaining < flip
-            chosen, flip = chosen[short], flip[short]
-        if not len(chosen):
-            return
-        assert flip is not None, "set in the loop"
-        problem = replace(
-            self._problem,
-            state=select(after, self._problem.layout, chosen),
-            context=select(context, self._problem.context_layout, chosen),
-            rows=len(chosen),
-        )
-        radius = spectral_radii(problem, [d[rows[chosen]] for d in self._directions], self._options.iterations)
-        q = 1 - gap * (1 - torch.maximum(ratio[chosen], radius))
-        remaining = _remaining(length[chosen], rounding[chosen], q)
-        good = remaining < flip  # a radius that is not finite certifies nothing
-        there, others = rows[chosen[good]], rows[chosen[~good]]
-        self.certified_at[there] = step
-        for store, values in ((self.bound, q), (self.remaining, remaining), (self.distance, flip)):
-            store[there] = values[good]
-        self._wait_until[others] = step + self._options.window
-        self.refusal[others] = 3
+        given = self._options.margins
 
-    def _flip_distance(
-        self, chosen: Tensor, rows: Tensor, after: Sequence[Tensor], context: Sequence[Any], nearest: bool
-    ) -> Tensor:
-        leaves = select(after, self._problem.layout, chosen)
-        parts = select(context, self._problem.context_layout, chosen)
-        margins = self._options.margins
-        if margins is None:
+        def margins(places: Tensor) -> Margins:
+            if given is not None:
+                return given
             assert self._answers is not None, "read before"
-            there = rows[chosen]
-            margins = logit_margins(asked(rows_at(self._targets, there), self._answers[there]))
-        found = FlipDistance(lambda x: self._decode(x, parts), leaves, self._measured, margins)
-        return found.nearest() if nearest else found.bound()
+            there = rows[places]
+            return logit_margins(asked(rows_at(self._targets, there), self._answers[there]))
+
+        found = consider(
+            self._problem, after, context, chosen, length, rounding, ratio, [d[rows] for d in self._directions],
+            decode=self._decode, margins=margins, options=self._options.certificate,
+        )  # fmt: skip
+        if found is None:
+            return
+        there, others = rows[found.rows[found.safe]], rows[found.rows[~found.safe]]
+        self.certified_at[there] = step
+        for store, values in (
+            (self.bound, found.q),
+            (self.remaining, found.remaining),
+            (self.distance, found.flip),
+        ):
+            store[there] = values[found.safe]
+        self._wait_until[others] = step + self._options.certificate.window
+        self.refusal[others] = 3
 
     def _decode(self, leaves: Sequence[Tensor], context: Sequence[Any]) -> Any:
         return self._model.decode(self._problem.layout.build(leaves), self._problem.context_layout.build(context))
@@ -333,11 +314,3 @@ class _Watch:
     def keep(self, index: Tensor) -> None:
         """See `Monitor.keep`."""
         self._rest.keep(index)
-
-
-def _remaining(length: Tensor, rounding: Tensor, q: Tensor) -> Tensor:
-    """Length of the rest of the path: a step and what rounding adds to each later one. Infinite where q is 1 or more,
-    or where nothing is known of it.
-    """
-    below = q < 1
-    return torch.where(below, (length * q + rounding) / torch.where(below, 1 - q, 1), float("inf"))

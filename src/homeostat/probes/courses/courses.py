@@ -1,6 +1,6 @@
 """What became of examples at every step: enough to know what any stopping rule would have done with them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ class Courses:
         signals: `(examples, steps)` float32 by name, NaN where an example had failed.
         right: `(examples, steps)` bool; False from the step at which an example failed.
         failed_at: `(examples,)`, the first step whose state was not finite, or 0.
-        row_cost: evaluations of `step` in one step of an example: 2 where a second start runs along.
+        products: `(examples, steps)` int64, products with the Jacobian so far, where `certificate` was recorded.
         reads: how answers were read; masked: whether the judge said which ones are asked.
         seed: of the second start.
     """
@@ -35,6 +35,7 @@ class Courses:
     reads: HowRead
     masked: bool
     seed: int
+    products: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -50,8 +51,15 @@ class Courses:
         signals: dict[Signal, np.ndarray] = {name: values[rows] for name, values in self.signals.items()}
         return Courses(
             self.model, self.model_hash, self.difficulties, self.group[rows], signals, self.right[rows],
-            self.failed_at[rows], self.reads, self.masked, self.seed, self.notes,
+            self.failed_at[rows], self.reads, self.masked, self.seed,
+            None if self.products is None else self.products[rows], self.notes,
         )  # fmt: skip
+
+    def right_from(self) -> np.ndarray:
+        """`(examples,)`: the first step from which an example stays right to the end; 0 where there is none."""
+        wrong = ~self.right
+        last = self.steps - np.argmax(wrong[:, ::-1], 1)
+        return np.where(self.right[:, -1], np.where(wrong.any(1), last + 1, 1), 0)
 
     def met(self, condition: Condition) -> np.ndarray:
         """`(examples, steps)` bool: whether the condition holds after each step."""
@@ -68,6 +76,16 @@ class Courses:
         """
         first = np.where(met.any(1), met.argmax(1) + 1, self.steps)
         return np.where(self.failed_at > 0, np.minimum(first, np.maximum(self.failed_at, 1)), first)
+
+    def evaluations(self, conditions: Sequence[Condition], stops: np.ndarray) -> np.ndarray:
+        """`(examples,)`: evaluations of `step` when stopped there by these conditions: a second run doubles them, and
+        each product with the Jacobian counts as one.
+        """
+        signals = {condition.signal for condition in conditions}
+        found = stops * (2 if "alignment" in signals else 1)
+        if "certificate" in signals and self.products is not None:
+            found = found + self.products[np.arange(len(stops)), stops - 1]
+        return found
 
     def right_at(self, stops: np.ndarray) -> np.ndarray:
         """`(examples,)` bool: right when stopped there."""

@@ -15,7 +15,7 @@ from homeostat.models.model_hash import hash_of
 from homeostat.models.starts import Own
 from homeostat.probes.answers import judge_of
 from homeostat.probes.courses.courses import Courses
-from homeostat.probes.courses.signals import CHEAP, AnswerReader, Signal
+from homeostat.probes.courses.signals import CHEAP, COSTLY, AnswerReader, Signal
 from homeostat.probes.courses.watched import WatchedMap, bare_context
 from homeostat.probes.examples import (
     ExampleBatch,
@@ -80,9 +80,9 @@ def follow(
     """
     chosen = judge_of(model, judge)
     max_steps = whole_number("max_steps", max_steps)
-    unknown = [name for name in signals if name not in (*CHEAP, "alignment")]
+    unknown = [name for name in signals if name not in (*CHEAP, *COSTLY)]
     if unknown:
-        raise InputError(f"unknown signal {unknown[0]!r}: it is one of {', '.join((*CHEAP, 'alignment'))}")
+        raise InputError(f"unknown signal {unknown[0]!r}: it is one of {', '.join((*CHEAP, *COSTLY))}")
     if chosen.correct is None:
         raise InputError("nothing says what is right: give a judge with correct(outputs, targets)")
     iterated = as_model(model, where="the model")
@@ -137,7 +137,7 @@ class _Recorder:
         chosen: list[Signal] = []
         for name in self._wanted:
             why = None
-            if name in ("confidence", "entropy", "kl") and self._reader.how != "argmax":
+            if name in ("confidence", "entropy", "kl", "certificate") and self._reader.how != "argmax":
                 why = "its answers are not the largest of some logits"
             elif name == "stable" and self._reader.how == "none":
                 why = "nothing says what it answers; a judge with answers(outputs) does"
@@ -151,15 +151,16 @@ class _Recorder:
 
     def finish(self, difficulties: tuple[str, ...], model_hash: str | None) -> Courses:
         assert self._reader is not None, "batches_of gives one example at least"
-        signals = np.concatenate([table.signals for table, _ in self._tables])
+        signals, chosen = np.concatenate([table.signals for table, _ in self._tables]), self._signals or ()
         return Courses(
             model=self._model.name,
             model_hash=model_hash,
             difficulties=difficulties,
             group=np.concatenate([np.full(len(table.right), group) for table, group in self._tables]),
-            signals={name: signals[:, :, i] for i, name in enumerate(self._signals or ())},
+            signals={name: signals[:, :, i] for i, name in enumerate(chosen)},
             right=np.concatenate([table.right for table, _ in self._tables]),
             failed_at=np.concatenate([table.failed_at for table, _ in self._tables]),
+            products=np.concatenate([table.products for table, _ in self._tables]) if "certificate" in chosen else None,
             reads=self._reader.how,
             masked=self._judge.asked is not None,
             seed=self._seed,
@@ -176,10 +177,11 @@ class _Table:
         self.signals = np.full((rows, steps, len(watched.signals)), np.nan, dtype=np.float32)
         self.right = np.zeros((rows, steps), dtype=bool)
         self.failed_at = np.zeros(rows, dtype=np.int64)
+        self.products = np.zeros((rows, steps if "certificate" in watched.signals else 0), dtype=np.int64)
         model = problem.layout.build(problem.state)["model"]
         layout = watched.layout
         assert layout is not None
-        self._rest = RestTest(model, layout.measured(), stochastic="alignment" in watched.signals)
+        self._rest = RestTest(model, layout.measured(), stochastic=bool(set(COSTLY) & set(watched.signals)))
 
     def observe(
         self, step: int, rows: Tensor, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any]
@@ -200,6 +202,8 @@ class _Table:
         values[lost] = np.nan
         self.signals[places, step - 1] = values
         self.failed_at[places[lost]] = step
+        if "products" in state:
+            self.products[places, step - 1] = state["products"].cpu().numpy()
         release, resting = failed, self._rest.observe(step, state["residual"])
         if resting is not None:
             release = release | resting
@@ -215,6 +219,8 @@ class _Table:
             return
         self.right[places, step:] = self.right[places, step - 1 : step]
         self.signals[places, step:] = self.signals[places, step - 1][:, None]
+        if self.products.shape[1]:
+            self.products[places, step:] = self.products[places, step - 1 : step]
         if "stable" in self._watched.signals:
             i = self._watched.signals.index("stable")
             self.signals[places, step:, i] += np.arange(1, left + 1, dtype=np.float32)

@@ -15,7 +15,7 @@ from homeostat.errors import ContractError, InputError
 from homeostat.probes.answers import logits_of
 from homeostat.probes.judge import Judge
 
-Signal = Literal["steps", "residual", "stable", "confidence", "entropy", "kl", "score", "alignment"]
+Signal = Literal["steps", "residual", "stable", "confidence", "entropy", "kl", "score", "alignment", "certificate"]
 
 
 class SignalKind(NamedTuple):
@@ -35,9 +35,14 @@ SIGNALS: dict[str, SignalKind] = {
     "kl": SignalKind("KL divergence of the softmax from that of the step before, in nats, the largest", False),
     "score": SignalKind("the model's own halting signal", True),
     "alignment": SignalKind("cosine with a run from a noise start; -1 while the two answers differ", True),
+    "certificate": SignalKind(
+        "1 once the depth certificate says that no later step changes the answer, 0 before", True
+    ),
 }
 CHEAP: tuple[Signal, ...] = ("residual", "stable", "confidence", "entropy", "kl", "score")
 """Signals that need no evaluation of `step` beyond the iteration itself."""
+COSTLY: tuple[Signal, ...] = ("alignment", "certificate")
+"""Signals that need more: a second run, or products with the Jacobian, each counted as one evaluation."""
 
 HowRead = Literal["argmax", "judge", "outputs", "none"]
 

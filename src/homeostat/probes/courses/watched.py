@@ -17,6 +17,7 @@ from homeostat.engine.norms import out_of_bounds, residuals
 from homeostat.errors import ContractError
 from homeostat.models.contract import IteratedModel
 from homeostat.models.starts import Noise
+from homeostat.probes.courses.certificate import CertificateSignal
 from homeostat.probes.courses.condition import Condition
 from homeostat.probes.courses.signals import (
     AnswerReader,
@@ -54,6 +55,8 @@ class WatchedMap:
         self.model, self.reader, self.signals = model, reader, tuple(signals)
         self.max_steps, self.conditions, self.seed = max_steps, tuple(conditions), seed
         self.layout: Layout | None = None
+        self._context_layout: Layout | None = None
+        self._certificate = CertificateSignal(model) if "certificate" in self.signals else None
 
     @property
     def stop(self) -> Stop:
@@ -72,6 +75,7 @@ class WatchedMap:
             self.layout = layout
         elif self.layout != layout:
             raise ContractError("the structure of the state differs from that of the examples before")
+        self._context_layout = flatten(context["model"], "context")[1]
         bare = bare_context(context)
         rows, device = len(leaves[0]), leaves[0].device
         outputs = self.model.decode(layout.build(leaves), bare["model"])
@@ -92,6 +96,8 @@ class WatchedMap:
             # The same noise for every example, so that an answer does not depend on its place among others.
             noise = Noise().seeded(self.seed, [0] * rows).like(own)
             state["second"] = _carried(flatten(noise, "state")[0])
+        if self._certificate is not None:
+            state |= self._certificate.start(own, layout, self.seed)
         return state
 
     def step(self, state: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +117,7 @@ class WatchedMap:
         if "second" in state:
             others = list(state["second"])
             found["second"] = tuple(layout.read(self.model.step(layout.build(others), inner), others))
-        found |= self._look(found, inner, context["asked"])
+        found |= self._look(found, before, context)
         over = failed | (found["taken"] >= self.max_steps)
         if self.conditions:
             met = ~failed
@@ -121,13 +127,19 @@ class WatchedMap:
         found["pulse"] = state["pulse"] + (~over).to(torch.float32)
         return found
 
+    def evaluations(self, state: Mapping[str, Any]) -> Tensor:
+        """`(rows,)` int64: evaluations of the model's step so far, as `Courses.evaluations` counts them."""
+        found = state["taken"] * (2 if "second" in state else 1)
+        return found + state["products"] if "products" in state else found
+
     def column(self, state: Mapping[str, Any], signal: Signal) -> Tensor:
         """One signal of a state of this map, `(rows,)`."""
         return state["taken"] if signal == "steps" else state["signals"][:, self.signals.index(signal)]
 
-    def _look(self, state: dict[str, Any], inner: Any, asked: Tensor | None) -> dict[str, Any]:
+    def _look(self, state: dict[str, Any], before: Sequence[Tensor], context: dict[str, Any]) -> dict[str, Any]:
         """Newest answers and signals."""
         assert self.layout is not None
+        inner, asked = context["model"], context["asked"]
         tree = self.layout.build(list(state["model"]))
         outputs = self.model.decode(tree, inner)
         answers = self.reader.answers(outputs)
@@ -136,6 +148,12 @@ class WatchedMap:
         found["since"] = torch.where(kept, state["since"] + 1, 0)
         read = {"confidence", "entropy", "kl"} & set(self.signals)
         beliefs = self.reader.beliefs(outputs) if read else outputs
+        if self._certificate is not None:
+            assert self._context_layout is not None
+            parts = self._context_layout.spec.flatten_up_to(inner)
+            found |= self._certificate.follow(
+                state, self.layout, before, state["model"], parts, self._context_layout, answers, asked
+            )
         columns: list[Tensor] = []
         for signal in self.signals:
             match signal:
@@ -152,11 +170,13 @@ class WatchedMap:
                     found["beliefs"] = beliefs
                 case "score":
                     value = self.model.score(tree, inner)
-                    assert value is not None, "kept only where there is one"
                 case "alignment":
                     value = self._alignment(state, inner, answers, asked)
+                case "certificate":
+                    value = found.get("safe", state["safe"])
                 case _:
                     raise AssertionError(f"{signal} is not looked at")
+            assert value is not None, "chosen only where there is one"
             columns.append(value.to(torch.float32))
         found["signals"] = torch.stack(columns, 1) if columns else state["signals"]
         return found

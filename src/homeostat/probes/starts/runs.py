@@ -41,7 +41,7 @@ def run_from(
     problem = Problem.of(model.step, state, context)
     end = run_to_end(problem, steps, rtol=rtol, stochastic=model.stochastic)
     with torch.no_grad():
-        outputs = model.decode(problem.layout.build(end.leaves), context)
+        outputs = model.decode(problem.layout.build(end.leaves), problem.context_layout.build(problem.context))
         correct = judge.judged("correct", outputs, batch.targets, batch.rows)
         return Ended(end, judge.decoded(outputs), None if correct is None else correct & ~end.failed)
 

@@ -1,0 +1,1 @@
+"""Language models: a judge of next tokens, and what becomes of answers token by token."""
