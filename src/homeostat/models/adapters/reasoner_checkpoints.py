@@ -152,7 +152,8 @@ def _yaml(path: Path) -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise InputError(f"{path} is YAML, which needs pip install 'homeostat[reasoners]'; or give config as a dict") from error
+        needed = "pip install 'homeostat[reasoners]'"
+        raise InputError(f"{path} is YAML, which needs {needed}; or give config as a dict") from error
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
