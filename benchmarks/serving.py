@@ -321,8 +321,8 @@ class Slope:
 def slope_of(samples: list[tuple[float, float]]) -> Slope:
     """Of `(seconds, MB)`: the median of the slopes of all pairs."""
     times, sizes = np.array(samples).T
-    slope, _, low, high = stats.theilslopes(sizes, times / 60, alpha=0.95)
-    return Slope(float(slope), float(low), float(high), len(samples))
+    slope, _, low, high = np.asarray(stats.theilslopes(sizes, times / 60, alpha=0.95), dtype=float).tolist()
+    return Slope(slope, low, high, len(samples))
 
 
 def measure(
