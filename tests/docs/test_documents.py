@@ -70,6 +70,11 @@ def test_the_guide_to_monitors_runs(capsys) -> None:
     assert "alignment" in capsys.readouterr().out
 
 
+def test_the_guide_to_comparing_runs(capsys) -> None:
+    run_snippets("comparison.md")
+    assert "quick - slow, each at its best: +0.0 [-3.7, +3.7] points" in capsys.readouterr().out
+
+
 def test_the_guide_to_tasks_runs() -> None:
     recipe = run_snippets("tasks.md")["recipe"]
     assert (recipe.task.name, recipe.model.inner.side) == ("omniglot", 28)  # type: ignore[attr-defined]

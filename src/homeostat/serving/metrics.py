@@ -70,14 +70,14 @@ def _live(queue: Queue, solver: Solver, slots: int) -> Iterable[Any]:
         "in_flight": (solver.in_flight, "Examples that are being solved."),
         "slots": (slots, "Examples that can be iterated at the same time."),
         "occupancy": (
-            account.row_evaluations / (account.rounds * slots) if account.rounds else 0.0,
+            account.filled / account.rounds if account.rounds else 0.0,
             "Mean share of the slots that was filled in a round, since the start.",
         ),
         "up": (int(solver.alive), "Whether examples are being solved."),
     }
     counters = {
         "rounds": (account.rounds, "Calls of the model's step."),
-        "row_evaluations": (account.row_evaluations, "Calls of the step times the examples in each: the true cost."),
+        "row_evaluations": (account.row_evaluations, "Evaluations of the step, over examples: the true cost."),
         "examples_finished": (account.finished, "Examples that were answered."),
         "examples_dropped": (account.dropped, "Examples given up in the batch: timed out, or the client had gone."),
         "examples_failed": (account.failed, "Examples on which the model raised an exception."),

@@ -82,6 +82,11 @@ class ResidualStream(Iterator[ResidualAnswer]):
         return self._stream.rounds
 
     @property
+    def occupancy(self) -> float:
+        """Mean share of the slots that was filled, from 0 to 1."""
+        return self._stream.occupancy
+
+    @property
     def row_evaluations(self) -> int:
         """Calls of `step` times the examples in each."""
         return self._stream.row_evaluations

@@ -26,7 +26,7 @@ class Found(Protocol):
 
 OpenStream = Callable[[Iterable[Any]], Iterator[Any]]
 """From the inputs of one example after the other, with `PENDING` where there is none just now, to a stream of `Found`
-that has `rounds`, `row_evaluations` and `drop`."""
+that has `rounds`, `occupancy`, `row_evaluations` and `drop`."""
 
 
 class Failed(Exception):
@@ -38,6 +38,8 @@ class Account:
     """What the solver has done so far, for the metrics."""
 
     rounds: int = 0
+    filled: float = 0.0
+    """Slots that were filled in a round, summed over rounds."""
     row_evaluations: int = 0
     finished: int = 0
     dropped: int = 0
@@ -45,6 +47,18 @@ class Account:
     failed: int = 0
     restarts: int = 0
     """Streams that a model ended with an exception."""
+
+    def after(self, stream: Any) -> "Account":
+        """With what a stream has done."""
+        rounds = getattr(stream, "rounds", 0)
+        if not rounds:
+            return replace(self)
+        return replace(
+            self,
+            rounds=self.rounds + rounds,
+            filled=self.filled + rounds * stream.occupancy,
+            row_evaluations=self.row_evaluations + stream.row_evaluations,
+        )
 
 
 class Solver:
@@ -85,9 +99,7 @@ class Solver:
     def account(self) -> Account:
         """What has been done so far, the running stream included."""
         with self._lock:
-            rounds, row_evaluations = self._running.cost()
-            past = self._past
-            return replace(past, rounds=past.rounds + rounds, row_evaluations=past.row_evaluations + row_evaluations)
+            return self._past.after(self._running.stream)
 
     def forget(self, ticket: Ticket) -> None:
         """Nobody waits for a ticket any more: its examples leave the queue and the batch. For any thread."""
@@ -176,10 +188,8 @@ class Solver:
         """Add what the stream did to the account, and let go of it."""
         running = self._running
         with self._lock:
-            rounds, row_evaluations = running.cost()
-            self._past.rounds += rounds
-            self._past.row_evaluations += row_evaluations
             stream, running.stream = running.stream, None
+            self._past = self._past.after(stream)
         close = getattr(stream, "close", None)
         if close is not None:
             close()
@@ -213,10 +223,6 @@ class _Running:
         """The places of a ticket's jobs."""
         with self.lock:
             return [index for index, job in self.held.items() if job.ticket is ticket]
-
-    def cost(self) -> tuple[int, int]:
-        """Rounds and row evaluations so far."""
-        return getattr(self.stream, "rounds", 0), getattr(self.stream, "row_evaluations", 0)
 
     def drop(self, index: int) -> None:
         """Let the stream let go of a job, where it can."""
