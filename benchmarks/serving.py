@@ -32,7 +32,7 @@ from homeostat.inference import Answer, Policy, answer_puzzles
 from homeostat.models import load
 from homeostat.tasks import PuzzleTask, get_task
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results" / "serving"
 _FLAT = 2.0
 """MB a minute that count as flat: less than half a percent of what the process holds."""
 
