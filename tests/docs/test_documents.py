@@ -75,6 +75,26 @@ def test_the_guide_to_comparing_runs(capsys) -> None:
     assert "quick - slow, each at its best: +0.0 [-3.7, +3.7] points" in capsys.readouterr().out
 
 
+def test_the_guide_to_stopping_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_snippets("stopping.md")
+    told = capsys.readouterr().out
+    assert "promise: accuracy lost at most 1 points" in told
+    assert "depth against breadth" in told
+
+
+def test_auditing_tiny_recursive_model_takes_at_most_fifteen_lines() -> None:
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (ours,) = [snippet for snippet in snippets if "tiny_recursive_model" in snippet]
+    assert sum(bool(line.strip()) for line in ours.splitlines()) <= 15
+    # The same but for the weights, which nobody has here, runs as an example with a test of its own.
+    example = (ROOT / "examples" / "audit_tiny_recursive_model.py").read_text(encoding="utf-8")
+    for line in ours.splitlines():
+        line = line.split("#")[0].strip()
+        if line and "load_state_dict" not in line and "hs.audit" not in line:
+            assert line in example
+
+
 def test_the_guide_to_tasks_runs() -> None:
     recipe = run_snippets("tasks.md")["recipe"]
     assert (recipe.task.name, recipe.model.inner.side) == ("omniglot", 28)  # type: ignore[attr-defined]
