@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, RemoteDisconnected
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,7 +149,7 @@ class Server:
 
 def honest(server: Server, known: list[Truth], seen: Seen, draw: random.Random, over: threading.Event) -> None:
     """Ask for one to four puzzles at a time on a connection that stays open, and check every answer."""
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=90)
+    connection, used = HTTPConnection("127.0.0.1", server.port, timeout=90), False
     while not over.is_set():
         chosen = draw.choices(known, k=draw.choice((1, 1, 1, 2, 4)))
         began = time.perf_counter()
@@ -158,12 +158,16 @@ def honest(server: Server, known: list[Truth], seen: Seen, draw: random.Random, 
             response = connection.getresponse()
             status, record = response.status, json.loads(response.read())
         except (OSError, HTTPException, ValueError) as error:
-            # A server may close an idle connection just as it is used again; HTTP lets clients try anew.
-            if not isinstance(error, ConnectionError | HTTPException):
+            # A server may close a connection just as it is used again, and HTTP lets clients try anew; but not a new
+            # one, nor in the middle of an answer.
+            idle = isinstance(error, RemoteDisconnected | BrokenPipeError | ConnectionResetError) and used
+            if not idle:
                 seen.fault(f"no answer: {type(error).__name__}: {error}")
             seen.add("reconnected")
             connection.close()
+            used = False
             continue
+        used = True
         if status == 503:
             seen.add("queue full")
             time.sleep(0.05)

@@ -37,7 +37,7 @@ def courses_of(
 
     Files are numbers alone (`allow_pickle` is off), named after the weights, so that another model finds none of them.
     """
-    weights = hash_of(checkpoint.model) or "none"
+    weights = checkpoint.config.sha256
     found: list[Courses] = []
     for number, size in enumerate(sizes):
         for first in range(0, count, part):

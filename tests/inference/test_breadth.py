@@ -89,11 +89,24 @@ def test_breadth_finds_what_depth_cannot() -> None:
     assert hs.predict(TwoEnds(), x, stop=stop, breadth=careful).abstained.all()
 
 
+class Drawn(TwoEnds):
+    """Its own start is drawn, and so is that of every other start; the input tilts it."""
+
+    def initial_state(self, context: torch.Tensor, start: hs.models.Start) -> torch.Tensor:
+        rows = range(len(context)) if start.indices is None else start.indices
+        return hs.models.Noise(scale=0.3).seeded(start.seed, rows).like(context) + context
+
+
 def test_an_answer_does_not_depend_on_its_neighbours() -> None:
-    x, stop = torch.zeros(4, 1), hs.Stop(rtol=1e-4, max_steps=50)
-    alone = hs.predict(TwoEnds(), x[:1], stop=stop, breadth=hs.Breadth(3))
-    among = hs.predict(TwoEnds(), x, stop=stop, breadth=hs.Breadth(3))
-    assert (among.steps == alone.steps).all()
+    x, stop = torch.linspace(-1, 1, 7)[:, None], hs.Stop(rtol=1e-4, max_steps=50)
+    policy = hs.Policy(conditions=(hs.Condition("stable", 3),), max_steps=40, reads="outputs")
+    for options in ({"stop": stop}, {"policy": policy}):
+        for breadth in (None, hs.Breadth(3)):
+            among = hs.predict(Drawn(), x, breadth=breadth, **options)
+            assert len(set(among.outputs.flatten().tolist())) > 1, breadth
+            for row in range(len(x)):
+                alone = hs.predict(Drawn(), x[row : row + 1], breadth=breadth, **options)
+                assert (alone.steps.item(), alone.outputs.item()) == (among.steps[row], among.outputs[row])
 
 
 def test_a_policy_runs_on_every_start() -> None:

@@ -121,9 +121,10 @@ def test_clients_that_hang_are_let_go(server: Server) -> None:
 def test_what_is_no_request_is_told_so(server: Server, data: bytes, status: bytes) -> None:
     try:
         found = rest_of(server.send(data))
-    except ConnectionError:  # it did not wait for the rest
-        found = b"HTTP/1.1 " + status
-    assert found.split(b" ")[1] == status
+    except ConnectionError:
+        assert len(data) > 100_000  # it did not wait for the rest of what it will not read
+    else:
+        assert found.split(b" ")[1] == status
     assert server.ask(0.5, 3.0).status_code == 200
 
 

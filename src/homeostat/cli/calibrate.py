@@ -26,7 +26,7 @@ def calibrate(
     sizes: Annotated[str | None, typer.Option(help="Sizes of the calibration instances, in equal shares.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Calibration instances of each size.")] = 1000,
     max_accuracy_loss: Annotated[
-        float | None, typer.Option(help="Largest share of accuracy that may be lost; 0.001 is 0.1 points.")
+        float | None, typer.Option(help="Largest share of accuracy that may be lost; 0.01, 1 point, by default.")
     ] = None,
     max_mean_steps: Annotated[float | None, typer.Option(help="Or: largest mean number of steps an example.")] = None,
     max_error: Annotated[
@@ -41,6 +41,7 @@ def calibrate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the calibration instances and of their split.")] = 1,
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("policy.json"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     device: Device = "cpu",
 ) -> None:
     """Fit a stopping policy: the cheapest rule that can be promised to lose no more accuracy than asked."""
@@ -52,6 +53,8 @@ def calibrate(
     for name in chosen:
         if name not in SIGNALS or name == "steps":
             raise InputError(f"--signals: unknown signal {name!r}; it is one of {', '.join((*CHEAP, 'alignment'))}")
+    if out.exists() and not force:
+        raise InputError(f"{out} is there already; --force writes over it, --out names another")
     target = device_of(device)
     make_folder(out.parent)
 

@@ -29,6 +29,8 @@ class Status(IntEnum):
     """The steps were used up."""
     DIVERGED = 4
     """Not finite, or beyond a root mean square of 1e28 (float64: 1e100, float16: 1e4)."""
+    STOPPED = 5
+    """The conditions of a stopping policy were met; `solve` itself never ends so."""
 
 
 class Obstacle(IntEnum):

@@ -34,12 +34,14 @@ class Candidate:
     Attributes:
         stops: `(examples,)` steps after which it would have stopped.
         lost: `(examples,)` bool: right at the reference budget and wrong there.
+        answered: `(examples,)` bool: it stopped because its conditions were met.
     """
 
     conditions: tuple[Condition, ...]
     max_steps: int
     stops: np.ndarray
     lost: np.ndarray
+    answered: np.ndarray
     accuracy: float
     cost: float
     """Mean evaluations of `step` an example."""
@@ -73,11 +75,11 @@ def evaluate(
     courses: Courses, conditions: tuple[Condition, ...], met: np.ndarray, most: int, reference: int
 ) -> Candidate:
     """What a rule would have done, `most` steps at the latest."""
-    stops = np.minimum(courses.stops(met), most)
+    stops = courses.stops(met, most)
     right = courses.right_at(stops)
     lost = courses.right[:, reference - 1] & ~right
     cost = float(courses.evaluations(conditions, stops).mean())
-    return Candidate(conditions, most, stops, lost, float(right.mean()), cost)
+    return Candidate(conditions, most, stops, lost, courses.answered(met, stops), float(right.mean()), cost)
 
 
 def families(courses: Courses, reference: int) -> list[list[Candidate]]:

@@ -58,7 +58,8 @@ def fit_stopping(
         max_mean_steps: compute budget, largest mean number of evaluations of `step` an example; the most accurate rule
             within it is taken.
         max_error: beside it, largest share of wrong ones among the answers that are given; for the others the policy
-            abstains.
+            abstains. A third part of the examples judges that, and it may look at the rule's own signals and at those
+            that cost nothing.
         confidence: probability of each promise, over the draw of the calibration examples.
         max_steps: the longest budget; eight times the trained horizon when None.
         judge: has `correct` and `answers`, see `follow`; the model's own object when None.
@@ -94,7 +95,8 @@ def fit_stopping(
     """
     if (max_accuracy_loss is None) == (max_mean_steps is None):
         raise InputError("give either max_accuracy_loss, such as 0.001, or max_mean_steps, such as 50")
-    _share("confidence", confidence)
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
+        raise InputError(f"confidence must be a probability between 0 and 1, such as 0.9, not {confidence!r}")
     if max_accuracy_loss is not None:
         _share("max_accuracy_loss", max_accuracy_loss)
     elif not isinstance(max_mean_steps, int | float) or not 1 <= max_mean_steps < float("inf"):
@@ -102,11 +104,9 @@ def fit_stopping(
     if max_error is not None:
         _share("max_error", max_error)
     courses = _courses(source, max_steps, judge, signals, seed, device, on_examples)
-    level = max_accuracy_loss if max_accuracy_loss is not None else 0.05
-    least = fewest_examples(min(level, max_error or 1.0), confidence)
-    _check_courses(courses, least, seed)
-    choosing, judging = _halves(courses, seed)
-    chooser, judger = courses.at(choosing), courses.at(judging)
+    _check_courses(courses, max_accuracy_loss, max_error, confidence)
+    choosing, *judging = _parts(courses, 2 if max_error is None else 3, seed)
+    chooser, judger = courses.at(choosing), courses.at(judging[0])
     reference = most_accurate(chooser)
     found = families(chooser, reference)
 
@@ -140,7 +140,10 @@ def fit_stopping(
         p_value=p_values[pick],
         reference_steps=reference,
     )
-    select = None if max_error is None else select_answers(chooser, judger, one, there, max_error, confidence)
+    select = None
+    if max_error is not None:  # examples of its own: the rule was picked by what the others said
+        third = courses.at(judging[1])
+        select = select_answers(chooser, third, one, _again(third, one, reference), max_error, confidence)
     return Policy(
         conditions=one.conditions,
         max_steps=one.max_steps,
@@ -148,6 +151,7 @@ def fit_stopping(
         reads=courses.reads,
         masked=courses.masked,
         seed=courses.seed,
+        failed=int((courses.failed_at > 0).sum()),
         model=courses.model,
         model_hash=courses.model_hash,
         guarantee=guarantee,
@@ -161,11 +165,21 @@ def fit_stopping(
 def _courses(
     source: Any, max_steps: int | None, judge: Any, signals: Sequence[Signal], seed: int, device: Any, tell: Any
 ) -> Courses:
+    if isinstance(source, Courses | Audit):
+        given = {"max_steps": max_steps, "judge": judge, "device": device, "on_examples": tell}
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(f"{name} has no effect: the examples have been followed already; leave it out")
+        if tuple(signals) != CHEAP:
+            raise InputError("signals has no effect: the examples have been followed already; leave it out")
     if isinstance(source, Courses):
         return source
     if isinstance(source, Audit):
         if source.courses is None:
-            raise InputError("this audit kept no courses of its examples; make it with audit(..., courses=True)")
+            raise InputError(
+                "this audit kept no courses of its examples: nothing said what is right, it was read from a file, or "
+                "there were too many steps to keep; give (model, examples)"
+            )
         return source.courses
     if not isinstance(source, tuple) or len(source) != 2:
         raise InputError(f"fit_stopping takes an audit, or (model, examples), not {type(source).__name__}")
@@ -176,22 +190,32 @@ def _courses(
         if not horizon:
             raise InputError("max_steps is needed: the model does not say its trained_steps")
         longest = _HORIZONS * int(horizon)
-    return follow(
+    if isinstance(signals, str):
+        raise InputError(f"signals must be several names, such as ('residual', 'stable'), not {signals!r}")
+    found = follow(
         model, examples, max_steps=longest, judge=judge, signals=signals, seed=seed, device=device, on_examples=tell
     )
+    if tuple(signals) != CHEAP and found.notes:  # what was asked for by name is not left out in silence
+        raise InputError(f"{found.model}: {'; '.join(found.notes)}")
+    return found
 
 
-def _check_courses(courses: Courses, least: int, seed: int) -> None:
+def _check_courses(courses: Courses, max_loss: float | None, max_error: float | None, confidence: float) -> None:
     """Refuse what nothing can be learned from."""
-    if len(courses) // 2 < least:
+    levels = [level for level in (max_loss, max_error) if level is not None]
+    least = max((fewest_examples(level, confidence) for level in levels), default=1)
+    parts = 2 if max_error is None else 3
+    if len(courses) // parts < least:
         raise PolicyError(
-            f"{len(courses):,} calibration examples are too few: half of them judge the rule, and a promise at this "
-            f"level and confidence takes {least:,} there, so {2 * least:,} in all, without one error; give more, or "
-            "ask for less"
+            f"{len(courses):,} calibration examples are too few: one of {parts} parts judges, and a promise at this "
+            f"level and confidence takes {least:,} there, so {parts * least:,} in all, without one error; give more "
+            "or allow more errors"
         )
+    failed = int((courses.failed_at > 0).sum())
+    lost = f", and the states of {failed:,} are not finite" if failed else ""
     if not courses.right.any():
         raise PolicyError(
-            f"none of the {len(courses):,} calibration examples is right at any step: there is no accuracy to keep"
+            f"none of the {len(courses):,} calibration examples is right at any step{lost}: there is nothing to keep"
         )
     if courses.right.all():
         raise PolicyError(
@@ -200,12 +224,12 @@ def _check_courses(courses: Courses, least: int, seed: int) -> None:
         )
 
 
-def _halves(courses: Courses, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the examples that choose and of those that judge: half and half of each difficulty, at random."""
+def _parts(courses: Courses, many: int, seed: int) -> list[np.ndarray]:
+    """Places of the examples in equal parts, at random within each difficulty: the first one chooses, others judge."""
     draw = np.random.default_rng(seed)
     order = draw.permutation(len(courses))
     order = order[np.argsort(courses.group[order], kind="stable")]
-    return np.sort(order[0::2]), np.sort(order[1::2])
+    return [np.sort(order[part::many]) for part in range(many)]
 
 
 def _cheapest_family(
@@ -240,8 +264,7 @@ def _most_accurate_family(
 
 def _again(courses: Courses, one: Candidate, reference: int) -> Candidate:
     """The same rule on other examples."""
-    met = np.logical_and.reduce([courses.met(condition) for condition in one.conditions])
-    return evaluate(courses, one.conditions, met, one.max_steps, reference)
+    return evaluate(courses, one.conditions, courses.met_all(one.conditions), one.max_steps, reference)
 
 
 def _compared(found: list[list[Candidate]], chosen: Candidate) -> tuple[Row, ...]:
@@ -277,7 +300,7 @@ def _nothing(
     return (
         f"no rule can be promised to keep {asked} with probability {confidence:g}: the safest one lost "
         f"{int(first.lost.sum())} of {len(first.lost):,} examples that are right at {reference} steps and took "
-        f"{first.cost:.1f} steps on average (p = {p_values[0]:.2g}); ask for less, or give more examples"
+        f"{first.cost:.1f} steps on average (p = {p_values[0]:.2g}); allow more, or give more examples"
     )
 
 

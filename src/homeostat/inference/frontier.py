@@ -16,12 +16,12 @@ from homeostat.errors import InputError
 from homeostat.inference.breadth import Breadth, widen
 from homeostat.inference.stopped import Stopped
 from homeostat.models.contract import as_model
-from homeostat.models.starts import Own
+from homeostat.models.starts import own_start
 from homeostat.probes import estimates
 from homeostat.probes.answers import judge_of
 from homeostat.probes.columns import columns
 from homeostat.probes.courses.signals import AnswerReader
-from homeostat.probes.examples import Examples, batches_of, evaluating, groups_of, whole_number
+from homeostat.probes.examples import ExampleBatch, Examples, batches_of, evaluating, groups_of, whole_number
 from homeostat.probes.judge import Judge
 from homeostat.probes.results import Estimate
 
@@ -134,23 +134,25 @@ def breadth_frontier(
     with evaluating(model, device) as where, torch.no_grad():
         for name, batches in groups_of(examples).items():
             for batch in batches_of(name, batches, where):
-                for key, values in _one_batch(iterated, batch.inputs, batch.targets, chosen, plan, depths, starts):
+                for key, values in _one_batch(iterated, batch, chosen, plan, depths, starts):
                     right[key].append(values.cpu().numpy())
     return _frontier(iterated.name, plan.choose, {key: np.concatenate(parts) for key, parts in right.items()})
 
 
 def _one_batch(
-    model: Any, inputs: Any, targets: Any, judge: Judge, plan: Breadth, depths: Sequence[int], starts: Sequence[int]
+    model: Any, batch: ExampleBatch, judge: Judge, plan: Breadth, depths: Sequence[int], starts: Sequence[int]
 ) -> list[tuple[tuple[int, int], Tensor]]:
     """`(depth, starts)`, and which examples are right there."""
+    inputs, targets, rows = batch.inputs, batch.targets, batch.rows
     context = model.encode(inputs)
-    begun = plan.begin(model.initial_state(context, Own()), lambda start: model.initial_state(context, start))
+    own = model.initial_state(context, own_start(rows))
+    begun = plan.begin(own, lambda start: model.initial_state(context, start))
     wide = widen({"model": context, "asked": judge.asked_of(inputs)}, plan.starts)
     parts, context_layout = flatten(wide, "context")
     bare = context_layout.build(parts)
     problem = Problem.of(model.step, begun, wide["model"])
     step, state = problem.bind(problem.context), problem.state
-    measured, rows = problem.layout.measured(), problem.rows // plan.starts
+    measured = problem.layout.measured()
     failed = torch.zeros(problem.rows, dtype=torch.bool, device=state[0].device)
     found: list[tuple[tuple[int, int], Tensor]] = []
     for taken in range(1, depths[-1] + 1):

@@ -10,10 +10,10 @@ from homeostat.errors import ContractError, InputError
 from homeostat.inference.policy import Policy
 from homeostat.inference.stopped import Stopped
 from homeostat.models.contract import as_model
-from homeostat.models.starts import Own
+from homeostat.models.starts import own_start
 from homeostat.probes.answers import judge_of
 from homeostat.probes.courses.signals import AnswerReader
-from homeostat.probes.courses.watched import WatchedMap, bare_context
+from homeostat.probes.courses.watched import WatchedMap, bare_context, rows_of
 
 
 class Guided:
@@ -57,7 +57,8 @@ class Guided:
 
     def start(self, context: dict[str, Any]) -> dict[str, Any]:
         """Where the guided map starts, from the model's own start."""
-        return self.map.start(self.model.initial_state(context["model"], Own()), context)
+        own = self.model.initial_state(context["model"], own_start(rows_of(context)))
+        return self.map.start(own, context)
 
     def read(self, state: dict[str, Any], context: dict[str, Any]) -> Stopped:
         """What the final states of some examples say; both as the engine gives them, with their marks."""
@@ -66,7 +67,7 @@ class Guided:
         inner = self.map.layout
         assert inner is not None, "something was started"
         failed, met = found["failed"], found["met"]
-        status = torch.where(met, int(Status.CONVERGED), int(Status.MAX_STEPS))
+        status = torch.where(met, int(Status.STOPPED), int(Status.MAX_STEPS))
         status = torch.where(failed, int(Status.DIVERGED), status).to(torch.int8)
         answered = met & ~failed
         if self.policy.select is not None:

@@ -1,6 +1,7 @@
 """A stopping policy: when to stop thinking about an example, as a small file of JSON that says what it promises."""
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,8 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from homeostat.errors import PolicyError
 from homeostat.files import write_text
 from homeostat.models.model_hash import hash_of
+from homeostat.probes.columns import columns
 from homeostat.probes.courses.condition import Condition
 from homeostat.probes.courses.signals import SIGNALS, HowRead, Signal
+from homeostat.probes.examples import MOST_STEPS
 
 FORMAT = 1
 Goal = Literal["accuracy loss", "mean steps"]
@@ -25,11 +28,12 @@ ASSUMPTION = (
 def _read_condition(given: Any) -> Any:
     if isinstance(given, dict) and set(given) == {"signal", "threshold"}:
         signal, threshold = given["signal"], given["threshold"]
-        if signal not in SIGNALS:
+        if not isinstance(signal, str) or signal not in SIGNALS:
             raise ValueError(f"unknown signal {signal!r}: it is one of {', '.join(SIGNALS)}")
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or threshold != threshold:
-            raise ValueError(f"the threshold of {signal} must be a number, not {threshold!r}")
-        return Condition(signal, float(threshold))
+        number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        if not number or not abs(threshold) <= 1e300:
+            raise ValueError(f"the threshold of {signal} must be a finite number, not {str(threshold)[:40]}")
+        return Condition(signal, float(threshold))  # type: ignore[arg-type] - one of SIGNALS
     return given
 
 
@@ -97,6 +101,7 @@ class Policy(_Part):
             having met them, which counts as abstaining.
         select: which of the answers are given; None gives all that met the conditions.
         reads, masked, seed: how answers are read, whether a judge says which are asked, and the second start's seed.
+        failed: calibration examples whose state was not finite; they count as wrong.
         model, model_hash: what it was made for.
         mean_steps, accuracy, reference_accuracy: on the examples that it was judged on.
         compared: the cheapest rule of each kind that lost no more than this one while rules were chosen.
@@ -112,11 +117,12 @@ class Policy(_Part):
 
     format: Literal[1] = FORMAT
     conditions: tuple[_Condition, ...] = Field(min_length=1)
-    max_steps: int = Field(ge=1)
+    max_steps: int = Field(ge=1, le=MOST_STEPS, strict=True)
     select: Selection | None = None
     reads: HowRead = "argmax"
     masked: bool = False
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
+    failed: int = Field(default=0, ge=0)
     model: str = "any model"
     model_hash: str | None = None
     guarantee: Guarantee | None = None
@@ -126,10 +132,18 @@ class Policy(_Part):
     compared: tuple[Row, ...] = ()
 
     @model_validator(mode="after")
-    def _no_twins(self) -> "Policy":
+    def _makes_sense(self) -> "Policy":
         names = [condition.signal for condition in self.conditions]
         if len(set(names)) != len(names):
             raise ValueError("a signal stands twice in the conditions")
+        for name in self.signals:
+            if name == "stable" and self.reads == "none":
+                raise ValueError("stable needs answers, and reads is 'none'")
+            if name in ("confidence", "entropy", "kl", "certificate") and self.reads != "argmax":
+                raise ValueError(f"{name} needs outputs that are logits, and reads is {self.reads!r}, not 'argmax'")
+        figures = (self.mean_steps, self.accuracy, self.reference_accuracy)
+        if self.guarantee is not None and any(figure is None for figure in figures):
+            raise ValueError("a guarantee needs mean_steps, accuracy and reference_accuracy beside it")
         return self
 
     @property
@@ -201,11 +215,16 @@ class Policy(_Part):
         if promise is None:
             return f"{lines[0]}\n  made by hand: nothing is promised"
         what = "accuracy lost" if promise.what == "accuracy loss" else "mean steps"
-        level = f"{100 * promise.level:g} points" if promise.what == "accuracy loss" else f"{promise.level:g}"
+        points = f"{100 * promise.level:g} point{'s' * (100 * promise.level != 1)}"
+        level = points if promise.what == "accuracy loss" else f"{promise.level:g}"
         lines.append(
             f"  promise: {what} at most {level}, with probability {promise.confidence:g} over the calibration set "
             f"({promise.examples:,} examples, p = {promise.p_value:.2g})"
         )
+        if self.failed:
+            lines.append(f"  the states of {self.failed:,} calibration examples were not finite: they counted as wrong")
+        if self.model_hash is None:
+            lines.append("  made for a model without weights that could be hashed: not checked when it is used")
         lines.append(
             f"  there: mean steps {self.mean_steps:.1f}, exact {_percent(self.accuracy)}; "
             f"at {promise.reference_steps:,} steps {_percent(self.reference_accuracy)}"
@@ -216,9 +235,9 @@ class Policy(_Part):
                 f"  answers where {one.condition!r}: {100 * one.coverage:.1f} %, at most {100 * one.level:g} % of them "
                 f"wrong with probability {one.confidence:g} (found {one.errors} of {one.examples:,})"
             )
-        lines.append(f"  provided that {promise.assumption}")
+        lines += [f"  {line}" for line in textwrap.wrap(f"provided that {promise.assumption}", 100)]
         if self.compared:
-            lines += ["  while rules were chosen (no promise):", *_table(self.compared)]
+            lines += ["  on the examples that chose, where nothing is promised:", *_table(self.compared)]
         return "\n".join(lines)
 
     __str__ = __repr__
@@ -234,11 +253,7 @@ def _percent(value: float | None) -> str:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    width = max(len(row.kind) for row in rows)
-    lines = [f"    {'kind'.ljust(width)}  mean steps   exact    lost   rule"]
-    for row in rows:
-        lines.append(
-            f"    {row.kind.ljust(width)}  {row.mean_steps:10.1f}  {100 * row.accuracy:5.2f} %  {100 * row.loss:5.2f} %"
-            f"  {rule_text(row.conditions)}, at most {row.max_steps:,}"
-        )
-    return lines
+    figures = [[f"{row.mean_steps:.1f}", f"{100 * row.accuracy:.2f}", f"{100 * row.loss:.2f}"] for row in rows]
+    head, *lines = columns(["mean steps", "exact %", "lost %"], figures, names=0)
+    rules = [rule_text(row.conditions) for row in rows]
+    return [f"    {head}  rule", *(f"    {line}  {rule}" for line, rule in zip(lines, rules, strict=True))]

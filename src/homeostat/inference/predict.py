@@ -16,10 +16,10 @@ from homeostat.inference.policy import Policy
 from homeostat.inference.stopped import Stopped
 from homeostat.inference.stream import stream_of
 from homeostat.models.contract import as_model
-from homeostat.models.starts import Own
+from homeostat.models.starts import own_start
 from homeostat.probes.answers import judge_of
 from homeostat.probes.courses.signals import AnswerReader
-from homeostat.probes.courses.watched import bare_context
+from homeostat.probes.courses.watched import bare_context, rows_of
 from homeostat.probes.examples import whole_number
 
 _BATCH = 256
@@ -34,7 +34,7 @@ class Prediction:
         steps: `(batch,)` int64.
         residual: `(batch,)`, relative residual of the last step, RMS(f(z) - z) / RMS(f(z)).
         status: `(batch,)` int8 of `Status`. Anything but CONVERGED is an answer read while the state was still moving;
-            with a policy, CONVERGED says that its conditions were met.
+            with a policy, STOPPED says that its conditions were met.
         row_evaluations: evaluations of `step` that all examples have taken together, over all starts.
         confidence: `(batch,)`: softmax probability of the least sure asked position; NaN where nothing says that
             outputs are logits.
@@ -98,6 +98,8 @@ def predict(
         (tensor([[2., 3.]]), tensor([5, 6]))
     """
     whole_number("batch_size", batch_size)
+    if policy is not None and not isinstance(policy, Policy):
+        raise InputError(f"policy must be a Policy, such as hs.Policy.load('policy.json'), not {policy!r}")
     if stop is not None and policy is None:
         runner: _ByStop | _ByPolicy = _ByStop(model, stop, judge)
     elif policy is not None and stop is None:
@@ -107,7 +109,7 @@ def predict(
     agreement = None
     with torch.no_grad():
         context = runner.context(inputs)
-        state = runner.model.initial_state(context["model"], Own())
+        state = runner.model.initial_state(context["model"], own_start(rows_of(context)))
         if breadth is None:
             found = runs = runner.run(state, context)
         else:

@@ -21,7 +21,7 @@ class Stopped:
         answers: `(rows, ...)` int64, or `(rows, 0)` where outputs have no decoded form.
         steps: int64. evaluations: int64, of the model's step: more than `steps` where a signal costs more.
         residual: float32, RMS(f(z) - z) / RMS(f(z)) of the last step, the largest over the leaves.
-        status: int8 of `Status`: CONVERGED where the policy's conditions were met, MAX_STEPS where they were not,
+        status: int8 of `Status`: with a policy STOPPED where its conditions were met, MAX_STEPS where they were not,
             DIVERGED where the state was not finite; outputs are those of the last state that was.
         confidence: float32, softmax probability of the least sure asked position; NaN where outputs are no logits.
         score: float32, the model's own; NaN where it has none.

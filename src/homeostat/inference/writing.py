@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from homeostat.engine import Status
 from homeostat.files import write_bytes
 from homeostat.inference.puzzles import Answer
 from homeostat.tasks import PuzzleTask
@@ -15,7 +14,7 @@ from homeostat.tasks import PuzzleTask
 def _how(answer: Answer) -> str:
     judged = "right" if answer.right else "WRONG"
     text = f"{judged}, {answer.steps} steps, relative residual {answer.residual:.1e}, {answer.status.name}"
-    return f"{text}, ABSTAINED" if answer.abstained and answer.status is Status.CONVERGED else text
+    return f"{text}, ABSTAINED" if answer.abstained else text
 
 
 def as_text(task: PuzzleTask, answer: Answer) -> str:

@@ -77,6 +77,9 @@ def batches_of(name: str, batches: Any, device: torch.device) -> Iterator[Exampl
         if not leaves:
             raise ContractError("inputs must be a tensor or a nest of tensors, batch first")
         rows = len(leaves[0])
+        for leaf in pytree.tree_leaves(targets):
+            if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) != rows:
+                raise ContractError(f"a batch of {name!r} has {rows} rows of inputs and {len(leaf)} rows of targets")
         if rows:
             yield ExampleBatch(moved(inputs, device), moved(targets, device), range(first, first + rows))
         first += rows

@@ -88,7 +88,7 @@ class Service:
         questions = [
             self.subject.read(entry, f"inputs[{place}]", self.limits.elements) for place, entry in enumerate(entries)
         ]
-        return questions, min(float(seconds), self.limits.seconds)
+        return questions, float(min(seconds, self.limits.seconds))
 
     def write(self, question: Question, found: Any) -> dict[str, Any]:
         """One answer."""

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from homeostat.engine import PENDING, Picard, Status, Stop, solve_stream
+from homeostat.engine.nest import flatten
 from homeostat.models.contract import IteratedModel
-from homeostat.models.starts import Own
+from homeostat.models.starts import own_start
+from homeostat.probes.courses.watched import bare_context
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -21,7 +23,7 @@ class ResidualAnswer:
         index: its place in the input, `PENDING` not counted.
         outputs: what the model's `decode` gives, one row.
         residual: RMS(f(z) - z) / RMS(f(z)) of the last step.
-        confidence, abstained: a tolerance alone says nothing about these.
+        abstained: it did not converge. confidence: a tolerance alone says nothing about it.
     """
 
     index: int
@@ -29,8 +31,8 @@ class ResidualAnswer:
     steps: int
     residual: float
     status: Status
+    abstained: bool
     confidence: float | None = None
-    abstained: bool = False
 
 
 class ResidualStream(Iterator[ResidualAnswer]):
@@ -69,7 +71,7 @@ class ResidualStream(Iterator[ResidualAnswer]):
         self._now = Stop()  # of the example that was read last: its context does not say what its inputs were
         self._stream = solve_stream(
             model.step,
-            lambda context: model.initial_state(context, Own()),
+            lambda context: model.initial_state(context, own_start(1)),
             self._contexts(examples),
             batch_size=batch_size,
             method=Picard(),
@@ -94,8 +96,10 @@ class ResidualStream(Iterator[ResidualAnswer]):
     def __next__(self) -> ResidualAnswer:
         found = next(self._stream)
         with torch.no_grad():
-            outputs = self._model.decode(found.state, found.context)
-        return ResidualAnswer(found.index, outputs, found.steps, found.residual, found.status)
+            leaves, layout = flatten(found.state, "state")
+            outputs = self._model.decode(layout.build(leaves), bare_context(found.context))
+        abstained = found.status is not Status.CONVERGED
+        return ResidualAnswer(found.index, outputs, found.steps, found.residual, found.status, abstained)
 
     def drop(self, index: int) -> None:
         """Let go of one example that is not finished; see `SolutionStream.drop`."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -213,11 +214,16 @@ class _Group:
         if self._costs_in == "evaluations":
             self._prices = {name: price_in_evaluations(model, name) for name, model in models.items()}
         else:
-            self._prices = prices_in_seconds(models, batch.inputs, batch.rows)
+            with ExitStack() as modes:  # as they will be when they are judged, and nothing of theirs is changed
+                for runner in self._runners:
+                    modes.enter_context(evaluating(runner.subject))
+                self._prices = prices_in_seconds(models, batch.inputs, batch.rows)
         prices = [self._prices[runner.name] for runner in self._runners]
         self._costs = common_costs(prices, [runner.longest for runner in self._runners], self._most)
         if not self._costs:
             least = max(price.of(1) for price in prices)
+            if self._most is None:
+                raise InputError(f"on {self._name!r} not every model can take a step; give most, {least:g} at least")
             raise InputError(
                 f"most is {self._most:g} {self._costs_in}, at which not every model can take one step on "
                 f"{self._name!r}: that takes {least:g}"

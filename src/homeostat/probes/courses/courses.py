@@ -70,12 +70,22 @@ class Courses:
         with np.errstate(invalid="ignore"):
             return condition.holds(self.signals[condition.signal])
 
-    def stops(self, met: np.ndarray) -> np.ndarray:
+    def met_all(self, conditions: Sequence[Condition]) -> np.ndarray:
+        """`(examples, steps)` bool: whether all conditions hold after each step."""
+        return np.logical_and.reduce([self.met(condition) for condition in conditions])
+
+    def stops(self, met: np.ndarray, most: int | None = None) -> np.ndarray:
         """`(examples,)`: the step after which each example stops: the first at which all conditions are met, or the
-        one at which it fails, or the last.
+        one at which it fails, or `most`, the last one when None.
         """
         first = np.where(met.any(1), met.argmax(1) + 1, self.steps)
-        return np.where(self.failed_at > 0, np.minimum(first, np.maximum(self.failed_at, 1)), first)
+        first = np.where(self.failed_at > 0, np.minimum(first, self.failed_at), first)
+        return first if most is None else np.minimum(first, most)
+
+    def answered(self, met: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        """`(examples,)` bool: the conditions are met where an example stops, and it has not failed there."""
+        failed = (self.failed_at > 0) & (self.failed_at <= stops)
+        return met[np.arange(len(stops)), stops - 1] & ~failed
 
     def evaluations(self, conditions: Sequence[Condition], stops: np.ndarray) -> np.ndarray:
         """`(examples,)`: evaluations of `step` when stopped there by these conditions: a second run doubles them, and

@@ -12,7 +12,7 @@ from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError, InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.model_hash import hash_of
-from homeostat.models.starts import Own
+from homeostat.models.starts import own_start
 from homeostat.probes.answers import judge_of
 from homeostat.probes.courses.courses import Courses
 from homeostat.probes.courses.signals import CHEAP, COSTLY, AnswerReader, Signal
@@ -114,7 +114,7 @@ class _Recorder:
     def add(self, batch: ExampleBatch, group: int) -> None:
         model = self._model
         context = model.encode(batch.inputs)
-        own = model.initial_state(context, Own())
+        own = model.initial_state(context, own_start(batch.rows))
         asked = self._judge.asked_of(batch.inputs)
         if self._signals is None:
             self._choose(own, context)

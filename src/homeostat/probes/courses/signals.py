@@ -44,6 +44,8 @@ CHEAP: tuple[Signal, ...] = ("residual", "stable", "confidence", "entropy", "kl"
 COSTLY: tuple[Signal, ...] = ("alignment", "certificate")
 """Signals that need more: a second run, or products with the Jacobian, each counted as one evaluation."""
 
+_FEW_CLASSES = 16
+
 HowRead = Literal["argmax", "judge", "outputs", "none"]
 
 
@@ -75,7 +77,7 @@ class AnswerReader:
             leaf = pytree.tree_leaves(outputs)[0]
             return leaf.new_zeros((len(leaf), 0), dtype=torch.int64)
         if self.how == "argmax":
-            return _logits(outputs).argmax(1)
+            return _largest_class(_logits(outputs))
         found = self.judge.decoded(outputs)
         if found is None:
             raise InputError("this policy reads answers with a judge; give predict the judge= that it was fitted with")
@@ -91,6 +93,18 @@ def _logits(outputs: Any) -> Tensor:
     if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim < 2:
         raise ContractError("this policy was fitted on outputs that are logits with classes along dimension 1")
     return outputs if outputs.ndim > 2 else outputs[..., None]
+
+
+def _largest_class(logits: Tensor) -> Tensor:
+    """`argmax(1)`, which is many times slower than this where there are few classes and many positions."""
+    if logits.shape[1] > _FEW_CLASSES:
+        return logits.argmax(1)
+    best, answers = logits[:, 0], torch.zeros_like(logits[:, 0], dtype=torch.int64)
+    for number in range(1, logits.shape[1]):
+        better = logits[:, number] > best
+        best = torch.where(better, logits[:, number], best)
+        answers = answers.masked_fill(better, number)
+    return answers
 
 
 def same(answers: Tensor, others: Tensor, asked: Tensor | None) -> Tensor:

@@ -57,6 +57,8 @@ class WatchedMap:
         self.layout: Layout | None = None
         self._context_layout: Layout | None = None
         self._certificate = CertificateSignal(model) if "certificate" in self.signals else None
+        self._compares = bool({"stable", "alignment", "certificate"} & set(self.signals))
+        self._decodes = bool(set(self.signals) - {"residual", "score"})
 
     @property
     def stop(self) -> Stop:
@@ -78,11 +80,19 @@ class WatchedMap:
         self._context_layout = flatten(context["model"], "context")[1]
         bare = bare_context(context)
         rows, device = len(leaves[0]), leaves[0].device
-        outputs = self.model.decode(layout.build(leaves), bare["model"])
+        tree = layout.build(leaves)
+        outputs = self.model.decode(tree, bare["model"])
+        answers = self.reader.answers(outputs)
+        if bare["asked"] is not None and bare["asked"].shape[1:].numel() != answers.shape[1:].numel():
+            raise ContractError(
+                f"asked(inputs) has shape {tuple(bare['asked'].shape)}, the answers have {tuple(answers.shape)}"
+            )
+        if "score" in self.signals and self.model.score(tree, bare["model"]) is None:
+            raise ContractError(f"{self.model.name} has no score, which the policy looks at")
         state: dict[str, Any] = {
             "model": _carried(leaves),
             "taken": torch.zeros(rows, dtype=torch.int64, device=device),
-            "answers": self.reader.answers(outputs),
+            "answers": answers if self._compares else answers.new_zeros((rows, 0)),
             "since": torch.zeros(rows, dtype=torch.int64, device=device),
             "signals": Carry(torch.full((rows, len(self.signals)), float("nan"), device=device)),
             "failed": torch.zeros(rows, dtype=torch.bool, device=device),
@@ -141,13 +151,16 @@ class WatchedMap:
         assert self.layout is not None
         inner, asked = context["model"], context["asked"]
         tree = self.layout.build(list(state["model"]))
-        outputs = self.model.decode(tree, inner)
-        answers = self.reader.answers(outputs)
-        found = {"answers": answers}
-        kept = same(answers, state["answers"], asked) & (state["taken"] > 1)  # the start's answer is none
-        found["since"] = torch.where(kept, state["since"] + 1, 0)
-        read = {"confidence", "entropy", "kl"} & set(self.signals)
-        beliefs = self.reader.beliefs(outputs) if read else outputs
+        # Looking costs time at every step: nothing is decoded or compared that no signal needs.
+        outputs = self.model.decode(tree, inner) if self._decodes else None
+        believes = {"confidence", "entropy", "kl"} & set(self.signals)
+        beliefs = self.reader.beliefs(outputs) if believes else state["signals"]
+        found: dict[str, Any] = {}
+        answers = state["answers"]
+        if self._compares:
+            answers = self.reader.answers(outputs)
+            kept = same(answers, state["answers"], asked) & (state["taken"] > 1)  # the start's answer is none
+            found = {"answers": answers, "since": torch.where(kept, state["since"] + 1, 0)}
         if self._certificate is not None:
             assert self._context_layout is not None
             parts = self._context_layout.spec.flatten_up_to(inner)
@@ -190,6 +203,12 @@ class WatchedMap:
             return value
         others = self.reader.answers(self.model.decode(self.layout.build(list(state["second"])), inner))
         return torch.where(same(answers, others, asked), value, -1.0)
+
+
+def rows_of(context: Any) -> int:
+    """Number of examples of a context; 0 where no part of it is per example."""
+    leaves, layout = flatten(context, "context")
+    return next((len(x) for x, kind in zip(leaves, layout.kinds, strict=True) if kind != "shared"), 0)
 
 
 def bare_context(context: Any) -> Any:
