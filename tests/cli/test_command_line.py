@@ -96,7 +96,7 @@ def test_bits_from_a_file_and_from_standard_input(run: Run, bits_checkpoint: Pat
     assert [len(line) for line in lines[::2]] == [4, 2, 8, 4]
     assert all(set(line) <= set("01") for line in lines[::2])
     for line, where in zip(lines[1::2], (1, 4, 5, 6), strict=True):
-        pattern = rf"# line {where}: (right|WRONG), \d+ steps, relative residual \d\.\de[-+]\d\d, [A-Z_]+"
+        pattern = rf"# line {where}: (right|WRONG), \d+ steps, relative residual \d\.\de[-+]\d\d, [A-Z_]+(, ABSTAINED)?"
         assert re.fullmatch(pattern, line)
     assert run("predict", bits_checkpoint, stdin=BITS).out == done.out
     assert run("predict", bits_checkpoint, "-", stdin=BITS).out == done.out
@@ -134,7 +134,7 @@ def test_a_picture_in_and_a_picture_out(run: Run, maze_checkpoint: Path, tmp_pat
     puzzle_picture(puzzle.inputs, cell=9).save(tmp_path / "maze.png")
     done = run("predict", maze_checkpoint, tmp_path / "maze.png", "--output", tmp_path / "solved.png")
     assert done.code == 0
-    assert re.fullmatch(r".*solved\.png: (right|WRONG), \d+ steps, relative residual \S+, [A-Z_]+\n", done.out)
+    assert re.fullmatch(r".*solved\.png: (right|WRONG), \d+ steps, relative residual \S+, [A-Z_]+(, ABSTAINED)?\n", done.out)
     with Image.open(tmp_path / "solved.png") as solved:
         pixels = np.asarray(solved.convert("RGB")).copy()
     # The path is drawn into the maze that was given: walls, start and goal are where they were.
