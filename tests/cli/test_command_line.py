@@ -134,7 +134,8 @@ def test_a_picture_in_and_a_picture_out(run: Run, maze_checkpoint: Path, tmp_pat
     puzzle_picture(puzzle.inputs, cell=9).save(tmp_path / "maze.png")
     done = run("predict", maze_checkpoint, tmp_path / "maze.png", "--output", tmp_path / "solved.png")
     assert done.code == 0
-    assert re.fullmatch(r".*solved\.png: (right|WRONG), \d+ steps, relative residual \S+, [A-Z_]+(, ABSTAINED)?\n", done.out)
+    how = r"(right|WRONG), \d+ steps, relative residual \S+, [A-Z_]+(, ABSTAINED)?\n"
+    assert re.fullmatch(r".*solved\.png: " + how, done.out)
     with Image.open(tmp_path / "solved.png") as solved:
         pixels = np.asarray(solved.convert("RGB")).copy()
     # The path is drawn into the maze that was given: walls, start and goal are where they were.

@@ -252,3 +252,35 @@ def test_a_comparison_survives_a_file_and_becomes_a_page(tmp_path) -> None:
     assert "a &lt;b&gt;" in page
     assert "<b>" not in page.split("<script")[0]
     assert "one &amp; two" in page
+
+
+def test_timing_changes_no_model() -> None:
+    class Normed(torch.nn.Module, hs.IteratedModel):
+        trained_steps = 4
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(3)
+
+        def encode(self, inputs: torch.Tensor) -> torch.Tensor:
+            return inputs
+
+        def initial_state(self, context: torch.Tensor, start: hs.models.Start) -> torch.Tensor:
+            return start.like(torch.zeros_like(context))
+
+        def step(self, state: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+            return 0.5 * self.norm(state) + context
+
+        def decode(self, state: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+            return state
+
+        def correct(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return (outputs > targets).all(1)
+
+    models = {"first": Normed().train(), "second": Normed().train()}
+    before = {name: {k: v.clone() for k, v in model.state_dict().items()} for name, model in models.items()}
+    x = torch.rand(12, 3)
+    hs.compare(models, [(x, x * 0)], judge=models["first"], costs="seconds", most=0.01)
+    for name, model in models.items():
+        assert model.training
+        assert all(torch.equal(before[name][k], v) for k, v in model.state_dict().items())
