@@ -79,7 +79,7 @@ def test_the_guide_to_stopping_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     run_snippets("stopping.md")
     told = capsys.readouterr().out
-    assert "promise: accuracy lost at most 1 points" in told
+    assert "promise: accuracy lost at most 1 point," in told
     assert "depth against breadth" in told
 
 

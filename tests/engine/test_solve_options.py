@@ -98,4 +98,5 @@ def test_status_values_are_fixed():
         "STALLED": 2,
         "MAX_STEPS": 3,
         "DIVERGED": 4,
+        "STOPPED": 5,
     }
