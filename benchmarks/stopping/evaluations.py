@@ -7,7 +7,6 @@ import numpy as np
 from scipy import stats
 
 from homeostat.inference import Policy, fit_stopping
-from homeostat.inference.candidates import evaluate
 from homeostat.probes.courses.courses import Courses
 
 _RESAMPLES = 2000
@@ -42,9 +41,7 @@ class Outcome:
 
 def stops_of(policy: Policy, courses: Courses) -> np.ndarray:
     """Where the policy stops each example."""
-    met = np.logical_and.reduce([courses.met(condition) for condition in policy.conditions])
-    reference = policy.guarantee.reference_steps if policy.guarantee else courses.steps
-    return evaluate(courses, policy.conditions, met, policy.max_steps, reference).stops
+    return courses.stops(courses.met_all(policy.conditions), policy.max_steps)
 
 
 def best_per_size(courses: Courses, loss: float, reference: int) -> dict[str, int]:

@@ -165,8 +165,9 @@ def test_a_selection_costs_no_evaluations_that_the_promise_does_not_count() -> N
         "drawn", None, ("all",), courses.group, signals, courses.right, courses.failed_at, "argmax", False, 0
     )
     policy = hs.fit_stopping(courses, max_mean_steps=40, max_error=0.1)
-    if "alignment" not in {condition.signal for condition in policy.conditions}:
-        assert "alignment" not in policy.signals
+    assert policy.select is not None
+    assert "alignment" not in {condition.signal for condition in policy.conditions}
+    assert "alignment" not in policy.signals
 
 
 def test_a_file_comes_back_as_it_was(tmp_path: Path) -> None:

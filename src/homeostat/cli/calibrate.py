@@ -1,14 +1,14 @@
 """`homeostat calibrate`: when to stop, with a promise, as a small file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from homeostat.cli.options import APP, ERR, OUT, Device, device_of, numbers_of, task_of
 from homeostat.errors import InputError
 from homeostat.files import make_folder
-from homeostat.inference import Policy, fit_stopping
+from homeostat.inference import fit_stopping
 from homeostat.inference.puzzles import most_steps
 from homeostat.models import load
 from homeostat.probes.courses.signals import CHEAP, SIGNALS
@@ -58,29 +58,29 @@ def calibrate(
     target = device_of(device)
     make_folder(out.parent)
 
-    def fit(subject: object, examples: object, judge: object, longest: int | None, bar: object) -> Policy:
-        return fit_stopping(
-            (subject, examples),
-            max_accuracy_loss=max_accuracy_loss,
-            max_mean_steps=max_mean_steps,
-            max_error=max_error,
-            confidence=confidence,
-            max_steps=longest,
-            judge=judge,
-            signals=chosen,  # type: ignore[arg-type]
-            seed=seed,
-            device=None if device == "cpu" else target,
-            on_examples=lambda name, done: progress.update(bar, note=f"{name}, {done} examples done"),  # type: ignore
-        )
-
+    wishes: dict[str, Any] = {
+        "max_accuracy_loss": max_accuracy_loss,
+        "max_mean_steps": max_mean_steps,
+        "max_error": max_error,
+        "confidence": confidence,
+        "signals": chosen,
+        "seed": seed,
+        "device": None if device == "cpu" else target,
+    }
     with make_progress(ERR) as progress:
         bar = progress.add_task("calibrate", total=None, note="")
+
+        def tell(name: str, done: int) -> None:
+            progress.update(bar, note=f"{name}, {done} examples done")
+
         if model is not None:
             if sizes is not None:
                 raise InputError("--sizes is for checkpoints; your own model brings its own examples")
             own = load_model(model)
             with own.blame():
-                policy = fit(own.subject, own.examples, own.subject, max_steps or own.default_budgets()[-1], bar)
+                longest = max_steps or own.default_budgets()[-1]
+                source = own.subject, own.examples
+                policy = fit_stopping(source, judge=own.subject, max_steps=longest, on_examples=tell, **wishes)
         else:
             assert checkpoint is not None
             loaded = load(checkpoint, device=target)
@@ -88,7 +88,8 @@ def calibrate(
             wanted = numbers_of(sizes, "--sizes") if sizes is not None else task.sizes
             groups = {g.name: g for g in instances_of(task, dict.fromkeys(wanted, count), seed=seed)}
             longest = max_steps or most_steps(loaded.config, max(group.side for group in groups.values()))
-            policy = fit(loaded.model, groups, task, longest, bar)
+            source = loaded.model, groups
+            policy = fit_stopping(source, judge=task, max_steps=longest, on_examples=tell, **wishes)
         progress.update(bar, total=1.0, completed=1.0, note="")
     policy.save(out)
     OUT.print(repr(policy), soft_wrap=True, highlight=False, markup=False)
