@@ -57,6 +57,30 @@ def test_the_promise_is_kept_as_often_as_promised() -> None:
     assert max(risks) > level / 2  # not because the rules never come near it
 
 
+def many_noisy_signals(count: int, seed: int) -> Courses:
+    """Five signals that each know little: many rules, few examples, so that the best one on them was mostly lucky."""
+    rng, t = np.random.default_rng(seed), np.arange(1, 41)
+    solved = rng.uniform(2, 30, (count, 1))
+    signals: dict = {}
+    for name in ("confidence", "score", "residual", "entropy", "kl"):
+        sure = 1 / (1 + np.exp((solved + rng.normal(0, 6, (count, 1)) - t) / 2))
+        signals[name] = (sure if name in ("confidence", "score") else 1 - sure).astype(np.float32)
+    none = np.zeros(count, dtype=np.int64)
+    right = np.broadcast_to(t, (count, 40)) >= solved
+    return Courses("drawn", None, ("all",), none, signals, right, none, "argmax", False, 0)
+
+
+def test_luck_among_many_rules_does_not_break_the_promise() -> None:
+    """Judged on the examples that chose, more than half of these policies would break it."""
+    fresh, level, sets = many_noisy_signals(10_000, seed=10**6), 0.15, 40
+    policies = [
+        hs.fit_stopping(many_noisy_signals(120, s), max_accuracy_loss=level, confidence=0.8) for s in range(sets)
+    ]
+    broken = sum(loss_of(policy, fresh) > level for policy in policies)
+    assert 0 < broken
+    assert stats.binomtest(broken, sets, 0.2, alternative="greater").pvalue > 1e-3
+
+
 def test_prediction_stops_where_the_courses_say() -> None:
     model, (x, y) = Countdown(), numbers(200, 12)
     courses = follow(model, [(x, y)], max_steps=40, judge=One())
@@ -156,6 +180,23 @@ def test_answers_that_are_given_are_wrong_no_more_often_than_promised() -> None:
     assert stats.binomtest(broken, made, 0.2, alternative="greater").pvalue > 1e-3
     for real, told in coverage:
         assert told == pytest.approx(real, abs=0.12)
+
+
+def test_examples_that_never_met_their_rule_do_not_dilute_the_share_of_wrong_answers() -> None:
+    """Half settles and is wrong in a tenth; half never meets the rule and is right: 5 % in all, 10 % of the answers."""
+    count, t = 3000, np.arange(1, 41)
+    rng = np.random.default_rng(0)
+    slow, wrong = rng.random(count) < 0.5, rng.random(count) < 0.1
+    solved = np.where(rng.random(count) < 0.9, rng.uniform(2, 6, count), rng.uniform(30, 39, count))[:, None]
+    sure = np.where(slow[:, None], 0.1, 1 / (1 + np.exp(solved - t))).astype(np.float32)
+    signals: dict = {"confidence": sure, "residual": sure * 0 + 1}
+    right = slow[:, None] | ((t >= solved) & ~wrong[:, None])
+    failed = np.zeros(count, dtype=np.int64)
+    courses = Courses("drawn", None, ("all",), failed, signals, right, failed, "argmax", False, 0)
+    policy = hs.fit_stopping(courses, max_accuracy_loss=0.02)
+    assert "confidence" in policy.signals
+    with pytest.raises(PolicyError, match="no threshold can be promised"):
+        hs.fit_stopping(courses, max_accuracy_loss=0.02, max_error=0.07)
 
 
 def test_a_selection_costs_no_evaluations_that_the_promise_does_not_count() -> None:
