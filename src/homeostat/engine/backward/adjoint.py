@@ -9,6 +9,7 @@ from torch import Tensor
 
 from homeostat.engine.backward.krylov import solve_by_cycles
 from homeostat.engine.backward.tape import AnyTape, record
+from homeostat.engine.forward.independence import check_silence
 from homeostat.engine.forward.run import run
 from homeostat.engine.methods import AdjointMethod, Anderson, Picard
 from homeostat.engine.norms import noise_floor, row_rms
@@ -17,11 +18,19 @@ from homeostat.engine.solution import Adjoint
 from homeostat.engine.stop import Stop
 
 
+# Products of a row that should be the same differ by so many units in the last place, in its root mean square.
+_SAME_UNITS = 256
+
+
 class JacobianRows:
     """Jacobian products of chosen rows. Rows that are finished cost nothing more, where that is worth it.
 
     A tape holds the rows it was recorded on. Recording it again without the finished rows costs an evaluation of `f`,
     so that it is done when a quarter of its rows have left; until then they travel along with a cotangent of 0.
+
+    What is recorded again is recorded from whatever `f` reaches by then: other weights, another mode, another value of a
+    loop's variable. Its values and its first product are compared with those of the tape that was recorded at the
+    solution; where they are others, or it cannot be recorded, that tape serves all rows to the end.
 
     Args:
         problem: the map at its fixed point.
@@ -35,6 +44,8 @@ class JacobianRows:
         self._tape, self._held = tape, self._all
         self._asked: Tensor | None = None
         self._place: Tensor | None = None
+        self._renewable = self._alone = True
+        self._proven = False  # a product of what was recorded again was compared
         self.evaluations = 0
 
     def pull(self, rows: Tensor, cotangents: Sequence[Tensor]) -> list[Tensor]:
@@ -46,6 +57,9 @@ class JacobianRows:
 
         Returns:
             One per measured leaf, in the dtype of its cotangent.
+
+        Raises:
+            ContractError: rows hear of one another.
         """
         return self._product(rows, cotangents, transposed=True)
 
@@ -61,26 +75,16 @@ class JacobianRows:
     def _product(self, rows: Tensor, vectors: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
         if rows is not self._asked:
             self._follow(rows)
-        inputs, place = self._tape.inputs, self._place
-        given = [u.to(x.dtype) for u, x in zip(vectors, inputs, strict=True)]
-        if place is not None:
-            given = [torch.zeros_like(x).index_copy_(0, place, u) for u, x in zip(given, inputs, strict=True)]
-        found = self._tape.pull(given) if transposed else self._tape.push(given)
-        self.evaluations += len(self._held)
-        if place is not None:
-            found = [x.index_select(0, place) for x in found]
-        return [x.to(u.dtype) for x, u in zip(found, vectors, strict=True)]
+            if self._renewable and 4 * len(rows) <= 3 * len(self._held):
+                return self._renewed(rows, vectors, transposed=transposed)
+        return self._take(vectors, transposed=transposed)
 
     def _follow(self, rows: Tensor) -> None:
         place = self._find(rows)
         if bool((place < 0).any()):  # rows that had left are asked for again
             self._tape, self._held = self._whole, self._all
             place = rows
-        if 4 * len(rows) <= 3 * len(self._held):
-            self._tape, self._held = record(self._problem.subset(rows), self._autocast), rows
-            self.evaluations += len(rows)
-        same = len(rows) == len(self._held)
-        self._place = None if same else place
+        self._place = None if len(rows) == len(self._held) else place
         self._asked = rows
 
     def _find(self, rows: Tensor) -> Tensor:
@@ -88,6 +92,55 @@ class JacobianRows:
         lookup[self._held] = torch.arange(len(self._held), device=rows.device)
         return lookup[rows]
 
+    def _renewed(self, rows: Tensor, vectors: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
+        """A product by a new recording of these rows alone, where it is one of the same map."""
+        wanted = None if self._proven else self._take(vectors, transposed=transposed)
+        tape = self._record_again(rows)
+        if tape is not None:
+            self._tape, self._held, self._place = tape, rows, None
+            found = self._take(vectors, transposed=transposed)
+            if wanted is None or self._are_alike(found, wanted, vectors):
+                self._proven = True
+                return found
+        self._renewable = False
+        self._tape, self._held, self._place = self._whole, self._all, rows
+        return self._take(vectors, transposed=transposed) if wanted is None else wanted
+
+    def _record_again(self, rows: Tensor) -> AnyTape | None:
+        """The tape of some rows; None where these are not the values that were recorded before."""
+        problem = self._problem.subset(rows)
+        self.evaluations += len(rows)
+        try:
+            tape = record(problem, self._autocast)
+        except Exception:  # whatever it is that cannot be done any more, it could when all rows were recorded
+            return None
+        former = [x.detach().index_select(0, rows) for x in self._whole.outputs]
+        same = self._are_alike([x.detach() for x in tape.outputs], former, tape.inputs)
+        return tape if same else None
+
+    def _are_alike(self, found: Sequence[Tensor], wanted: Sequence[Tensor], scale: Sequence[Tensor]) -> bool:
+        """Whether two products or values are the same to rounding, row by row, as far as they are finite."""
+        with self._autocast, torch.no_grad():
+            far = []
+            for a, b, c in zip(found, wanted, scale, strict=True):
+                room = noise_floor([b, c], _SAME_UNITS) * torch.maximum(row_rms(b), row_rms(c).to(b.dtype))
+                far.append((row_rms(a - b) > room) & torch.isfinite(room))
+            return not bool(torch.stack(far).any())
+
+    def _take(self, vectors: Sequence[Tensor], *, transposed: bool) -> list[Tensor]:
+        """The product by the tape that is held."""
+        inputs, place = self._tape.inputs, self._place
+        given = [u.to(x.dtype) for u, x in zip(vectors, inputs, strict=True)]
+        if place is not None:
+            given = [torch.zeros_like(x).index_copy_(0, place, u) for u, x in zip(given, inputs, strict=True)]
+        found = self._tape.pull(given) if transposed else self._tape.push(given)
+        self.evaluations += len(self._held)
+        if place is not None:
+            if self._alone:
+                self._alone = False
+                check_silence(found, given, self._held[place])
+            found = [x.index_select(0, place) for x in found]
+        return [x.to(u.dtype) for x, u in zip(found, vectors, strict=True)]
 
 def solve_adjoint(
     jacobian: JacobianRows, rows: Tensor, cotangents: Sequence[Tensor], method: AdjointMethod, stop: Stop

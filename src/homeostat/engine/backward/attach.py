@@ -6,19 +6,40 @@ evaluations lend it their graph and not their value.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
-from homeostat.engine.backward.functional import is_transformed, refuse_forward_mode
+from homeostat.engine.backward.functional import is_transformed
+from homeostat.engine.backward.recording import Recording
 from homeostat.engine.forward.run import Run
 from homeostat.engine.nest import merge_rows
 from homeostat.engine.norms import finite_rows
 from homeostat.engine.problem import Problem
+from homeostat.errors import ContractError
 
-Transform = Callable[[Sequence[Tensor]], list[Tensor]]
-"""From the gradients of the state's measured leaves to what is sent into the recorded evaluation."""
+Vectors = Sequence[Tensor]
+
+
+class Link(Protocol):
+    """How gradients, and tangents, get from the solved state into the recorded evaluation, and out of it."""
+
+    name: str
+    """Of the mode, for errors."""
+
+    def pull(self, cotangents: Vectors) -> list[Tensor]:
+        """From the gradients of the state's measured leaves to what is sent into the recorded evaluation."""
+        ...
+
+    def push(self, tangents: Vectors) -> list[Tensor]:
+        """From the tangents of the recorded outputs to those of the state."""
+        ...
+
+    def pull_with_graph(self, state: Vectors, cotangents: Vectors) -> list[Tensor | None]:
+        """The gradients of the recording's sources, with a graph of their own; `state` is the tied one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,25 +73,27 @@ class Part:
         return background.to(values.dtype).index_copy(0, self.rows, values)
 
 
-def bad_rows(outputs: Sequence[Tensor]) -> Tensor | None:
+def bad_rows(outputs: Vectors) -> Tensor | None:
     """`(rows,)` bool, rows that are not finite; None where all are.
 
     A recorded row that overflows would put a NaN into shared parameters, whatever gradient it is given.
-
-    Raises:
-        ContractError: forward-mode differentiation is asked of these rows.
     """
-    refuse_forward_mode(outputs)
     bad = ~torch.stack([finite_rows(x) for x in outputs]).all(0)
     return bad if bool(bad.any()) else None
+
+
+def has_tangents(tensors: Vectors) -> bool:
+    """Whether forward-mode differentiation is asked of these."""
+    return any(unpack_dual(x).tangent is not None for x in tensors)
 
 
 def attach(
     found: Run,
     part: Part,
-    outputs: Sequence[Tensor],
+    outputs: Vectors,
     evaluations: int,
-    transform: tuple[str, Transform] | None = None,
+    recording: Recording | None,
+    link: Link | None = None,
 ) -> Run:
     """The run with its measured leaves tied to recorded outputs.
 
@@ -79,12 +102,14 @@ def attach(
         part: the rows that were recorded.
         outputs: recorded values, one per measured leaf, `(part, ...)`.
         evaluations: row evaluations that the recording took.
-        transform: applied to the gradient on its way into the recording, with the name of the mode whose second
-            derivative is refused; None sends the gradient as it is, and keeps further derivatives.
+        recording: what is known of it; None under a transform of `torch.func`.
+        link: applied to what passes between state and recording; None sends it as it is, and keeps further derivatives.
     """
     leaves = [x.detach() for x in found.leaves]  # a step that returns its input would hand on the start's graph
     measured = part.problem.layout.measured()
-    tied = _Tie.apply(transform, len(measured), *(part.problem.state[i] for i in measured), *outputs)
+    sources = [] if recording is None or link is None else recording.sources
+    values = (part.problem.state[i] for i in measured)
+    tied = _Tie.apply(link, recording, len(measured), *values, *outputs, *sources)
     whole = len(part.rows) == part.total
     for i, value in zip(measured, tied, strict=True):
         leaves[i] = value if whole else merge_rows([leaves[i]], part.rows, [value])[0]
@@ -97,52 +122,129 @@ def untied(found: Run, evaluations: int = 0) -> Run:
     return replace(found, leaves=leaves, row_evaluations=found.row_evaluations + evaluations)
 
 
-class _Tie(torch.autograd.Function):
-    """The values of the first half of the tensors, with the graph of the second half."""
+def tied_to_nothing(found: Run, measured: Sequence[int], sources: Vectors, evaluations: int = 0) -> Run:
+    """The run with a gradient of 0 for every source: no row of it has another one.
+
+    Parameters then have a gradient, as after any other step. A process whose rows have all diverged would otherwise
+    leave the others, which share its parameters, waiting for ever.
+    """
+    leaves = [x.detach() for x in found.leaves]
+    if sources:
+        tied = _Nothing.apply(len(measured), *(leaves[i] for i in measured), *sources)
+        for i, value in zip(measured, tied, strict=True):
+            leaves[i] = value
+    return replace(found, leaves=leaves, row_evaluations=found.row_evaluations + evaluations)
+
+
+class _Nothing(torch.autograd.Function):
+    """The first tensors as they are, tied to the others by a derivative of 0."""
 
     @staticmethod
-    def forward(transform: tuple[str, Transform] | None, count: int, *leaves: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return tuple(x.clone() for x in leaves[:count])
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(x.clone() for x in tensors[:count])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        transform, count, *leaves = inputs
-        ctx.transform, ctx.outputs = transform, leaves[count:] if transform else None
+        count, *tensors = inputs
+        ctx.count, ctx.like = count, [(x.shape, x.dtype, x.device) for x in tensors[count:]]
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        nothing = (None, None, *(None for _ in cotangents))
-        if ctx.transform is None:
-            return (*nothing, *cotangents)
-        name, transform = ctx.transform
-        with torch.no_grad():
-            found = _OneByOne.apply(transform, *cotangents) if is_transformed() else transform(cotangents)
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        zeros = (torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.like)
+        return (None, *[None] * ctx.count, *zeros)
+
+
+class _Tie(torch.autograd.Function):
+    """The values of the first tensors, with the graph of the second; the third are the sources of that graph.
+
+    A gradient goes into the recorded outputs and on from there. Where it is to be differentiated in its turn, it goes
+    to the sources at once: the recording starts at a leaf that knows nothing of what the solution depends on.
+    """
+
+    @staticmethod
+    def forward(link: Link | None, recording: Recording | None, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(x.clone() for x in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.link, ctx.recording, ctx.count, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.sources = len(tensors) - 2 * ctx.count
+        if ctx.link is not None:
+            ctx.save_for_backward(*output)
+            ctx.outputs = tensors[ctx.count : 2 * ctx.count]
+        ctx.like = [(x.shape, x.dtype, x.device) for x in output]
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        nothing, none = (None, None, None, *[None] * ctx.count), [None] * ctx.sources
+        if ctx.recording is not None:
+            ctx.recording.check()
+        given = _filled(ctx, cotangents)
+        link: Link | None = ctx.link
+        if link is None:
+            return (*nothing, *given, *none)
         if torch.is_grad_enabled():  # create_graph=True
-            found = _NoSecondDerivative.apply(name, len(found), *found, *ctx.outputs)
-        return (*nothing, *found)
+            if is_transformed() or ctx.recording is None:
+                found = _NoSecondDerivative.apply(link.name, ctx.count, *_pulled(link, given), *ctx.outputs)
+                return (*nothing, *found, *none)
+            if ctx.recording.unknown:
+                raise ContractError(
+                    f"a second derivative is asked of {link.name}, but step uses {ctx.recording.unknown} tensors that "
+                    "were computed from others and that it does not get as context: pass them in the context "
+                    "(homeostat.Shared where they are not per example)"
+                )
+            return (*nothing, *[None] * ctx.count, *link.pull_with_graph(ctx.saved_tensors, given))
+        return (*nothing, *_pulled(link, given), *none)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        given = _filled(ctx, tangents[3 + ctx.count : 3 + 2 * ctx.count])
+        if ctx.link is None:
+            return tuple(given)
+        with torch.no_grad(), no_tangents():
+            return tuple(_OneByOne.apply(ctx.link.push, *given) if is_transformed() else ctx.link.push(given))
+
+
+def _filled(ctx: Any, vectors: Sequence[Tensor | None]) -> list[Tensor]:
+    """Zeros in the place of what nobody asked for."""
+    return [
+        torch.zeros(shape, dtype=dtype, device=device) if v is None else v
+        for v, (shape, dtype, device) in zip(vectors, ctx.like, strict=True)
+    ]
+
+
+def _pulled(link: Link, cotangents: Vectors) -> Vectors:
+    with torch.no_grad():
+        return _OneByOne.apply(link.pull, *cotangents) if is_transformed() else link.pull(cotangents)
+
+
+def no_tangents() -> Any:
+    """No tangents are computed while this lasts, as no graph is under `torch.no_grad`."""
+    return torch.autograd.forward_ad._set_fwd_grad_enabled(False)
 
 
 class _OneByOne(torch.autograd.Function):
-    """A transform of gradients that come as a whole Jacobian's rows (`jacrev`, `is_grads_batched`): one after another.
+    """A transform of vectors that come as a whole Jacobian's rows (`jacrev`, `is_grads_batched`): one after another.
 
     Each is a solve with its own steps, which `vmap` could not take together.
     """
 
     @staticmethod
-    def forward(transform: Transform, *cotangents: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return tuple(transform(cotangents))
+    def forward(transform: Callable[[Vectors], list[Tensor]], *vectors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(transform(vectors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Nothing is kept: it is called without gradients."""
 
     @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, ...], transform: Transform, *cotangents: Tensor) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def vmap(info: Any, dims: tuple[int | None, ...], transform: Any, *vectors: Tensor) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         found = []
         for k in range(info.batch_size):
-            one = [g if d is None else g.select(d, k) for g, d in zip(cotangents, dims[1:], strict=True)]
+            one = [g if d is None else g.select(d, k) for g, d in zip(vectors, dims[1:], strict=True)]
             found.append(_OneByOne.apply(transform, *one))
-        return tuple(torch.stack(leaf) for leaf in zip(*found, strict=True)), (0,) * len(cotangents)
+        return tuple(torch.stack(leaf) for leaf in zip(*found, strict=True)), (0,) * len(vectors)
 
 
 class _NoSecondDerivative(torch.autograd.Function):
@@ -164,4 +266,4 @@ class _NoSecondDerivative(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise RuntimeError(f"{ctx.name} has no second derivative: use gradient=Unrolled() for it")
+        raise RuntimeError(f"{ctx.name} has no second derivative here: use gradient=Unrolled() for it")

@@ -63,9 +63,8 @@ class FunctionalTape:
 
         self._pull = torch.func.vjp(measured, *self.inputs)[1]
 
-    def reaches_others(self) -> bool:
-        """Not known under a transform, so that it is taken to be."""
-        return True
+    def recording(self) -> None:
+        """Under a transform nothing is known of what was recorded."""
 
     def pull(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """See `Tape.pull`."""

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homeostat.engine.backward.graph import mark
 from homeostat.engine.backward.functional import FunctionalTape, is_transformed
+from homeostat.engine.backward.recording import Recording, eagerly
 from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.problem import Problem
 
@@ -31,7 +33,8 @@ class Tape:
     def __init__(self, problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> None:
         """Record, under `autocast` if given: `backward` runs outside of the one that the forward pass had."""
         self.measured = problem.layout.measured()
-        with torch.enable_grad(), autocast or nullcontext(), refuse_batch_statistics(dropout=True):
+        self._problem, self._first = problem, mark()
+        with torch.enable_grad(), autocast or nullcontext(), eagerly(), refuse_batch_statistics(dropout=True):
             state = list(problem.state)
             for i in self.measured:
                 state[i] = state[i].detach().requires_grad_()
@@ -41,19 +44,9 @@ class Tape:
         self.outputs = [after[i] for i in self.measured]
         self._pushed: tuple[list[Tensor], list[Tensor]] | None = None
 
-    def reaches_others(self) -> bool:
-        """Whether gradients flow to anything but the state itself: parameters, or what the context was made from."""
-        waiting: list[Any] = [x.grad_fn for x in self.outputs if x.grad_fn is not None]
-        seen = set(waiting)
-        while waiting:
-            node = waiting.pop()
-            leaf = getattr(node, "variable", None)  # only nodes that accumulate into a leaf have one
-            if leaf is not None and not any(leaf is x for x in self.inputs):
-                return True
-            following = {function for function, _ in node.next_functions if function is not None} - seen
-            seen |= following
-            waiting.extend(following)
-        return False
+    def recording(self) -> Recording:
+        """What was recorded, and what it was recorded with."""
+        return Recording(self._problem, self.outputs, self.inputs, self._first)
 
     def pull(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """`J^T u` for one cotangent per measured leaf, in the dtypes of the state."""

@@ -1,53 +1,207 @@
-"""One row on its own: does it get the answer that it got in company?"""
+"""Do the examples of a batch hear of one another? Some of them are evaluated without the others, and compared.
 
+A step that normalises over the batch, nodes of a graph as rows, a shared tensor that is not marked: the value looks
+right as long as nobody leaves, and the gradient, or the first row that leaves, is wrong without a word.
+
+A half of the rows is evaluated without the other half. Where that gives other values, the batch is evaluated with its
+other rows replaced by copies of one example: what then changes heard of them, and kernels that round differently for
+fewer rows are told apart from that. A dependence of one row on one other is found where the first is in the half and
+the second is not: by a random half with probability 1/4, both ways 1/2; k independent pairs are missed with probability
+(3/4)^k. Where a gradient is asked of a step for the first time, about log2 of the number of rows halves are taken, such
+that every row is without every other one in one of them, so that no pair is missed.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from homeostat.engine.forward.record import Record
 from homeostat.engine.nest import select
-from homeostat.engine.norms import noise_floor, row_rms
+from homeostat.engine.norms import finite_rows, noise_floor, row_rms
 from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError
 
-# Kernels for one row and for many round differently; what this is to find is no rounding.
-_UNITS = 1e4
+Rows = NDArray[np.int64]
+
+# Kernels for fewer rows round differently: up to the first nobody looks twice, beyond the second it is no rounding.
+_SUSPICIOUS, _CERTAIN = 64, 1e4
+# The same kernels on the same number of rows: rounding of what does not depend on the others is the same.
+_SAME = 4
+
+HINT = (
+    "The step gets fewer rows as examples finish: what is the same for all of them must be marked homeostat.Shared, "
+    "what belongs to each must be part of the context and not of a closure, and noise must come in as context. Rows "
+    "that depend on one another (nodes of a graph, a mean over the batch) are one problem: solve(..., batched=False)"
+)
+
+_draws = itertools.count()
+_known: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
 
 
-def check_row(problem: Problem, record: Record, row: int, context: list[Tensor]) -> None:
-    """Take the last step of a record again with one of its rows alone.
-
-    Costs one row evaluation, when rows are about to leave for the first time: from then on an example whose answer
-    depends on the others, or on the size of the batch, would go wrong without a word.
+def check_rows(
+    problem: Problem, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any], *, thorough: bool
+) -> int:
+    """Take a step again with some of its rows alone.
 
     Args:
         problem: the map.
-        record: steps of the rows that are in the batch.
-        row: place in that batch.
-        context: leaves of the context of that batch.
+        before, after: leaves of z and f(z) of the rows that are in the batch.
+        context: leaves of the context of these rows.
+        thorough: the first time with this step, look at every pair of rows.
+
+    Returns:
+        Row evaluations that it took.
 
     Raises:
-        ContractError: the answers differ.
+        ContractError: rows depend on one another.
     """
-    before, after = record.before[-1], record.after[-1]
-    index = torch.tensor([row], device=before[0].device)
-    at = select(before, problem.layout, index)
+    measured = problem.layout.measured()
+    with torch.no_grad():
+        fine = torch.stack([finite_rows(x[i]) for x in (before, after) for i in measured]).all(0)
+    rows = np.flatnonzero(fine.cpu().numpy())
+    if len(rows) < 2:
+        return 0
+    evaluations = 0
+    for half in halves(rows, thorough=thorough and _is_new(problem.step)):
+        evaluations += len(half)
+        _check_half(problem, list(before), list(after), list(context), half)
+    return evaluations
+
+
+def halves(rows: Rows, *, thorough: bool) -> list[Rows]:
+    """Which rows are evaluated together, in any order.
+
+    Args:
+        rows: two or more.
+        thorough: for every row and every other, one that has the first and not the second; otherwise a random one.
+
+    Example:
+        >>> [sorted(half.tolist()) for half in halves(np.arange(3), thorough=True)]
+        [[0, 1], [0, 2], [1, 2]]
+    """
+    draw = np.random.default_rng(next(_draws))
+    rows = draw.permutation(rows)
+    if not thorough:
+        return [rows[: len(rows) // 2]]
+    # Words of equal weight: of any two, each has a one where the other has none.
+    length = next(n for n in itertools.count(2) if math.comb(n, n // 2) >= len(rows))
+    words = itertools.islice(itertools.combinations(range(length), (length + 1) // 2), len(rows))
+    table = np.zeros((length, len(rows)), bool)
+    for column, word in enumerate(words):
+        table[list(word), column] = True
+    return [rows[chosen] for chosen in table if chosen.any()]
+
+
+def step_owner(step: Any) -> tuple[Any, Any]:
+    """What stands for a step in tables of steps: the module, other callable or code that it is, and the part of it."""
+    while isinstance(step, partial) or hasattr(step, "__wrapped__"):
+        step = step.func if isinstance(step, partial) else step.__wrapped__
+    if isinstance(step, MethodType):
+        return step.__self__, step.__func__
+    return (step.__code__ if isinstance(step, FunctionType) else step), None
+
+
+def _is_new(step: Any) -> bool:
+    owner, part = step_owner(step)
+    try:
+        known = _known.setdefault(owner, set())
+    except TypeError:  # not hashable, or without weak references
+        return True
+    new = part not in known
+    known.add(part)
+    return new
+
+
+def _check_half(problem: Problem, before: list[Tensor], after: list[Tensor], context: list[Any], half: Rows) -> None:
+    index = torch.from_numpy(half).to(before[0].device)
+    alone = _evaluate(problem, select(before, problem.layout, index), select(context, problem.context_layout, index))
+    excess = _distance(problem, alone, select(after, problem.layout, index), select(before, problem.layout, index))
+    if float(excess.max()) <= _SUSPICIOUS:
+        return
+    row = int(half[int(excess.argmax())])
+    other = _who(problem, before, context, half, row)
+    if other is not None:
+        raise ContractError(f"step gives row {row} another answer when row {other} is another one. {HINT}")
+    if float(excess.max()) > _CERTAIN:
+        raise ContractError(
+            f"step gives row {row} another answer among {len(half)} rows than among {len(after[0])}. {HINT}"
+        )
+
+
+def _who(problem: Problem, before: list[Tensor], context: list[Any], half: Rows, row: int) -> int | None:
+    """One of the rows outside of the half that `row` hears of; None where it hears of none."""
+    count = len(before[0])
+    reference = _evaluate(problem, before, context)
+
+    def hears(of: Rows) -> bool:
+        changed = np.arange(count)
+        changed[of] = half[0]
+        index = torch.from_numpy(changed).to(before[0].device)
+        state = select(before, problem.layout, index)
+        for i in problem.layout.measured():  # or copies of the same would go unnoticed
+            nudge = torch.zeros(count, dtype=torch.bool, device=index.device).index_fill_(0, index.new_tensor(of), True)
+            moved = state[i] + (0.01 * row_rms(state[i]) + 0.01).to(state[i].dtype).view(-1, *[1] * (state[i].ndim - 1))
+            state[i] = torch.where(nudge.view(-1, *[1] * (state[i].ndim - 1)), moved, state[i])
+        found = _evaluate(problem, state, select(context, problem.context_layout, index))
+        return float(_distance(problem, found, reference, before)[row]) > _SAME
+
+    others = np.setdiff1d(np.arange(count), half)
+    if not hears(others):
+        return None
+    while len(others) > 1:
+        first, second = np.array_split(others, 2)
+        others = first if hears(first) else second
+    return int(others[0])
+
+
+def _evaluate(problem: Problem, state: list[Tensor], context: list[Any]) -> list[Tensor]:
     with torch.no_grad():
         try:
-            alone = problem.apply(at, select(context, problem.context_layout, index))
+            return problem.apply(state, context)
         except Exception as error:
-            error.add_note(_HINT)
+            error.add_note(HINT)
             raise
-        for i in record.measured:
-            wanted = after[i][row : row + 1].detach()
-            size = row_rms(wanted)
-            limit = noise_floor([wanted], _UNITS) * torch.maximum(size, row_rms(at[i]))
-            if bool(torch.isfinite(size).all()) and bool((row_rms(alone[i] - wanted) > limit).any()):
-                raise ContractError(
-                    f"step gives row {row} another answer when it is alone than among {len(after[i])} rows. {_HINT}"
-                )
 
 
-_HINT = (
-    "The step gets fewer rows as examples finish: what is the same for all of them must be marked homeostat.Shared, "
-    "what belongs to each must be part of the context and not of a closure, and noise must come in as context"
-)
+def _distance(problem: Problem, found: list[Tensor], wanted: list[Tensor], scale: list[Tensor]) -> Tensor:
+    """`(rows,)`: root mean square of the difference in units in the last place, the largest over the leaves."""
+    with torch.no_grad():
+        excess = []
+        for i in problem.layout.measured():
+            new, old, size = found[i].detach(), wanted[i].detach(), scale[i].detach()
+            unit = noise_floor([old], 1) * torch.maximum(row_rms(old), row_rms(size))
+            change = row_rms(new - old)
+            excess.append(torch.where(change == 0, 0.0, change / unit).to(torch.float64).nan_to_num(nan=math.inf))
+        return torch.stack(excess).amax(0)
+
+
+def check_silence(found: Sequence[Tensor], given: Sequence[Tensor], asked: Tensor, place: Tensor) -> None:
+    """Make sure that a Jacobian product of some rows is 0 in all others.
+
+    Args:
+        found: the product, over all rows that were recorded.
+        given: what it was taken of: 0 outside of `place`.
+        asked: which rows of the batch these are.
+        place: where they are among the recorded rows.
+
+    Raises:
+        ContractError: rows depend on one another.
+    """
+    for product, vector in zip(found, given, strict=True):
+        others = product.index_fill(0, place, 0)
+        size = torch.maximum(row_rms(product).max(), row_rms(vector).max())
+        heard = row_rms(others) > noise_floor([product], _SUSPICIOUS) * size
+        if bool(heard.any()):
+            row = int(heard.nonzero()[0])
+            raise ContractError(
+                f"a gradient of {len(asked)} rows of the batch reaches another one, at place {row} of those that were "
+                f"recorded: step lets rows depend on one another. {HINT}"
+            )

@@ -1,0 +1,82 @@
+"""A recorded evaluation together with what it was recorded with: where its gradients go, and whether it still holds."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from homeostat.engine.backward.graph import Graph, Seal
+from homeostat.engine.problem import Problem
+from homeostat.engine.surroundings import Surroundings
+from homeostat.errors import ContractError
+
+
+class Recording:
+    """One or more recorded evaluations of a step.
+
+    Args:
+        problem: what was evaluated.
+        outputs: recorded tensors.
+        inputs: leaves that the recording starts from.
+        first: what `mark` gave before it.
+    """
+
+    def __init__(self, problem: Problem, outputs: Sequence[Tensor], inputs: Sequence[Tensor], first: int) -> None:
+        self.outputs, self.inputs = list(outputs), list(inputs)
+        self._step = problem.step
+        self._surroundings = Surroundings(problem.step)
+        known = [x for x in pytree.tree_leaves(problem.context) if isinstance(x, Tensor) and x.grad_fn is not None]
+        graph = Graph.of(outputs, inputs, known, first)
+        if graph.foreign:  # fast weights in a module, an encoder's answer in a closure
+            known += self._surroundings.tensors().values()
+            graph = Graph.of(outputs, inputs, known, first)
+        self.sources = graph.sources
+        """Tensors that gradients flow to, beside the inputs."""
+        self.unknown = len(graph.foreign)
+        """Number of tensors with a graph of their own that the step uses, and that were not found."""
+        self._seal = Seal(graph.nodes)
+
+    @property
+    def reaches_others(self) -> bool:
+        """Whether gradients flow to parameters, or to what the context was made from."""
+        return bool(self.sources or self.unknown)
+
+    def check(self) -> None:
+        """Make sure that what was kept for the backward pass is what it was.
+
+        Raises:
+            ContractError: it is not; it names what changed.
+        """
+        try:
+            self._seal.check()
+        except ContractError as error:
+            for line in self._surroundings.changes(self._step):
+                error.add_note(line)
+            raise
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """While this lasts, gradients end at the sources, also where one source was made from another."""
+        handles = [
+            x.grad_fn.register_prehook(lambda grads: tuple(None if g is None else torch.zeros_like(g) for g in grads))
+            for x in self.sources
+            if x.grad_fn is not None
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def eagerly() -> AbstractContextManager[object]:
+    """Compiled functions run as they were written while this lasts.
+
+    A compiled backward pass can be taken once, and cannot be differentiated; an adjoint solve needs both.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and the import takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
