@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.adjoint import JacobianRows, solve_adjoint
+from homeostat.engine.backward.adjoint import JacobianRows
 from homeostat.engine.backward.attach import Part, Transform, attach, bad_rows, untied
 from homeostat.engine.backward.failure import failures, report_failure
+from homeostat.engine.backward.linear_solve import solve_adjoint
 from homeostat.engine.backward.tape import AnyTape, present_autocast, record
 from homeostat.engine.forward.run import Run
 from homeostat.engine.gradients import Implicit, Neumann, OnFailure, Shine
