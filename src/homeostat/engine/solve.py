@@ -104,7 +104,8 @@ def solve(
     stop = resolvable(stop, problem)
     graphed = torch.is_grad_enabled()
     inverse = graphed and isinstance(gradient, Shine) and isinstance(method, Broyden)
-    watch = Watch(returns == "best", trace, inverse, check=True, sync_every=sync_every)
+    check = "every pair" if graphed else "a half"
+    watch = Watch(returns == "best", trace, inverse, check, sync_every)
 
     compile = compile and not is_transformed()
     adjoint: list[Adjoint] = []
@@ -128,7 +129,8 @@ def solve(
                 found = phantom(problem, found, stop, steps=1, damping=1.0)
     leaves = found.leaves
     if graphed and bool((found.status == Status.DIVERGED).all()):  # or no rows: a loss has a gradient, of nothing
-        leaves = [x.detach().requires_grad_() if i in problem.layout.measured() else x for i, x in enumerate(leaves)]
+        free = [i for i in problem.layout.measured() if not leaves[i].requires_grad]
+        leaves = [x.detach().requires_grad_() if i in free else x for i, x in enumerate(leaves)]
     nest = problem.layout.build(leaves, marks=True)
     return Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, found.trace, adjoint)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class Surroundings:
         for name, value in self._found.items():
             if isinstance(value, nn.Module):
                 own = (*value.named_parameters(name), *value.named_buffers(name))
-                found.update({key: tensor for key, tensor in own})
+                found.update(own)
             elif isinstance(value, Tensor):
                 found[name] = value
         return found
@@ -130,18 +130,26 @@ def _parts(name: str, value: Any) -> list[tuple[str, Any]]:
                 continue
         used = [(key, value.__globals__[key]) for key in code.co_names if key in value.__globals__]
         used = [(key, found) for key, found in used if isinstance(found, Tensor | nn.Module | int | float)]
-        defaults = list(zip(code.co_varnames[code.co_argcount - len(value.__defaults__ or ()) :], value.__defaults__ or (), strict=False))
+        defaults = list(
+            zip(
+                code.co_varnames[code.co_argcount - len(value.__defaults__ or ()) :],
+                value.__defaults__ or (),
+                strict=False,
+            )
+        )
         return cells + used + defaults
     if isinstance(value, MethodType):
         return [("self", value.__self__), (value.__func__.__name__, value.__func__)]
     if isinstance(value, partial):
-        return [("function", value.func), *((f"argument {i}", x) for i, x in enumerate(value.args)), *value.keywords.items()]
+        return [
+            ("function", value.func),
+            *((f"argument {i}", x) for i, x in enumerate(value.args)),
+            *value.keywords.items(),
+        ]
     if isinstance(value, Mapping):
         return [(f"{name}[{key!r}]", x) for key, x in list(value.items())[:1000]]
     if isinstance(value, list | tuple):
         return [(f"{name}[{i}]", x) for i, x in enumerate(value[:1000])]
-    if isinstance(value, BuiltinFunctionType | type) or not hasattr(value, "__dict__") or type(value).__module__ == "builtins":
+    if isinstance(value, type) or type(value).__module__.split(".")[0] in ("builtins", "torch", "numpy"):
         return []
-    if type(value).__module__.split(".")[0] in ("torch", "numpy"):
-        return []
-    return [(f"{name}.{key}", x) for key, x in vars(value).items()]
+    return [(f"{name}.{key}", x) for key, x in getattr(value, "__dict__", {}).items()]

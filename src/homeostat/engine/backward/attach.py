@@ -26,8 +26,10 @@ Vectors = Sequence[Tensor]
 class Link(Protocol):
     """How gradients, and tangents, get from the solved state into the recorded evaluation, and out of it."""
 
-    name: str
-    """Of the mode, for errors."""
+    @property
+    def name(self) -> str:
+        """Of the mode, for errors."""
+        ...
 
     def pull(self, cotangents: Vectors) -> list[Tensor]:
         """From the gradients of the state's measured leaves to what is sent into the recorded evaluation."""
@@ -37,8 +39,12 @@ class Link(Protocol):
         """From the tangents of the recorded outputs to those of the state."""
         ...
 
-    def pull_with_graph(self, state: Vectors, cotangents: Vectors) -> list[Tensor | None]:
-        """The gradients of the recording's sources, with a graph of their own; `state` is the tied one."""
+    @property
+    def pull_with_graph(self) -> Callable[[Vectors, Vectors], list[Tensor | None]] | None:
+        """From the tied state and its gradients to those of the recording's sources, with a graph of their own.
+
+        None where what is computed is no derivative of anything, so that it has none.
+        """
         ...
 
 
@@ -185,7 +191,7 @@ class _Tie(torch.autograd.Function):
         if link is None:
             return (*nothing, *given, *none)
         if torch.is_grad_enabled():  # create_graph=True
-            if is_transformed() or ctx.recording is None:
+            if is_transformed() or ctx.recording is None or link.pull_with_graph is None:
                 found = _NoSecondDerivative.apply(link.name, ctx.count, *_pulled(link, given), *ctx.outputs)
                 return (*nothing, *found, *none)
             if ctx.recording.unknown:

@@ -1,10 +1,10 @@
 """Derivatives of the implicit gradient: the linear solve as a function that can itself be differentiated.
 
 With `z = f(z, w)` and `u = J^T u + g`, the gradient of the sources `w` is `u^T df/dw` at `z`. It depends on `z`, on
-`w` and on `u`; `u` depends on `g` and, through `J`, on `z` and `w` again. For any solve `x = J x + b` or `x = J^T x + b`
-and any gradient `h` of its solution, the solution `y` of the transposed system for `h` is the gradient of `b`, and the
-gradient of everything in `J` is that of the bilinear form `x^T J y` (or `y^T J x`), taken from the recording. `y` is a
-solve of the same kind, so that derivatives of any order follow.
+`w` and on `u`; `u` depends on `g` and, through `J`, on `z` and `w` again. For any solve `x = J x + b`, or one with
+`J^T`, and any gradient `h` of its solution, the solution `y` of the transposed system for `h` is the gradient of `b`,
+and the gradient of everything in `J` is that of the bilinear form `y^T J x` (or `x^T J y`), taken from the recording.
+`y` is a solve of the same kind, so that derivatives of any order follow.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from homeostat.engine.backward.recording import Recording
 
 Vectors = Sequence[Tensor]
 LinearSolve = Callable[[Vectors, bool], tuple[list[Tensor], Tensor | None]]
-"""From `b`, and whether the matrix is `J^T`, to the solution, and `(rows,)` bool, which rows it is one of (None: all)."""
+"""From `b`, and whether the matrix is `J^T`, to the solution and `(rows,)` bool, the rows of which it is one."""
 
 
 def pull_with_graph(
@@ -44,9 +44,7 @@ def _gradients(outputs: Vectors, inputs: Vectors, given: Vectors, *, graph: bool
     if not pairs or not inputs:
         return [None] * len(inputs)
     used, weights = zip(*pairs, strict=True)
-    return list(
-        torch.autograd.grad(used, inputs, weights, retain_graph=True, create_graph=graph, allow_unused=True)
-    )
+    return list(torch.autograd.grad(used, inputs, weights, retain_graph=True, create_graph=graph, allow_unused=True))
 
 
 def _linear(

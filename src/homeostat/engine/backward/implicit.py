@@ -8,10 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.adjoint import JacobianRows, solve_adjoint
-from homeostat.engine.backward.attach import Part, Transform, attach, bad_rows, untied
+from homeostat.engine.backward.adjoint import JacobianRows
+from homeostat.engine.backward.attach import (
+    Link,
+    Part,
+    Vectors,
+    attach,
+    bad_rows,
+    has_tangents,
+    tied_to_nothing,
+    untied,
+)
+from homeostat.engine.backward.differentiable import pull_with_graph
 from homeostat.engine.backward.failure import failures, report_failure
-from homeostat.engine.backward.tape import AnyTape, present_autocast, record
+from homeostat.engine.backward.functional import is_transformed
+from homeostat.engine.backward.linear_solve import solve_adjoint
+from homeostat.engine.backward.recording import Recording
+from homeostat.engine.backward.tape import AnyTape, Tape, present_autocast, record
+from homeostat.engine.forward.broyden import InverseEstimate
 from homeostat.engine.forward.run import Run
 from homeostat.engine.gradients import Implicit, Neumann, OnFailure, Shine
 from homeostat.engine.methods import Picard
@@ -56,20 +70,12 @@ def implicit(problem: Problem, found: Run, gradient: Implicit, stop: Stop, log: 
     """
     measured = [problem.state[i] for i in problem.layout.measured()]
     settings = replace(gradient, stop=gradient.stop or default_stop(stop, measured))
-
-    def transform(adjoint: "_Adjoint") -> Transform:
-        return lambda cotangents: adjoint.solve(cotangents, settings)
-
-    return _tied("Implicit", problem, found, stop, gradient.on_failure, log, transform)
+    return _tied(lambda adjoint: _Solved(adjoint, settings), problem, found, stop, gradient.on_failure, log)
 
 
 def neumann(problem: Problem, found: Run, gradient: Neumann, stop: Stop, log: list[Adjoint]) -> Run:
     """A run with a truncated series for a gradient: plain iteration of the adjoint map, `terms - 1` times."""
-
-    def transform(adjoint: "_Adjoint") -> Transform:
-        return lambda cotangents: adjoint.iterate(cotangents, gradient.terms - 1)
-
-    return _tied("Neumann", problem, found, stop, "warn", log, transform)
+    return _tied(lambda adjoint: _Series(adjoint, gradient.terms - 1), problem, found, stop, "warn", log)
 
 
 def shine(problem: Problem, found: Run, gradient: Shine, stop: Stop) -> Run:
@@ -81,21 +87,18 @@ def shine(problem: Problem, found: Run, gradient: Shine, stop: Stop) -> Run:
     inverse = found.inverse
     if inverse is None:
         raise ContractError("Shine needs method=Broyden(): other methods leave no inverse behind")
-
-    def transform(adjoint: "_Adjoint") -> Transform:
-        return lambda cotangents: adjoint.estimate(cotangents, inverse.transpose, gradient.fallback_ratio)
-
-    return _tied("Shine", problem, found, stop, "warn", [], transform)
+    return _tied(
+        lambda adjoint: _Estimated(adjoint, inverse, gradient.fallback_ratio), problem, found, stop, "warn", []
+    )
 
 
 def _tied(
-    name: str,
+    make: Callable[["_Adjoint"], Link],
     problem: Problem,
     found: Run,
     stop: Stop,
     on_failure: OnFailure,
     log: list[Adjoint],
-    transform: Callable[["_Adjoint"], Transform],
 ) -> Run:
     """Record one evaluation at the solution, say which rows did not converge, and tie the two together.
 
@@ -113,27 +116,124 @@ def _tied(
             part = part.without(bad)
             tape = record(part.problem) if part.problem.rows else None
             evaluations += part.problem.rows
-        if tape is not None and not tape.reaches_others():
-            return untied(found, evaluations)
-    report_failure("forward", found.status, stop, on_failure)
     if tape is None:
+        report_failure("forward", found.status, stop, on_failure)
+        return without_rows(problem, found, evaluations)
+    recording = tape.recording()
+    if recording is not None and not recording.reaches_others and not has_tangents(tape.outputs):
         return untied(found, evaluations)
-    adjoint = _Adjoint(part, tape, found.status, failed, log)
-    return attach(found, part, tape.outputs, evaluations, (name, transform(adjoint)))
+    report_failure("forward", found.status, stop, on_failure)
+    link = make(_Adjoint(part, tape, recording, found.status, failed, log))
+    return attach(found, part, tape.outputs, evaluations, recording, link)
+
+
+def without_rows(problem: Problem, found: Run, evaluations: int) -> Run:
+    """A run none of whose rows has a gradient: that of every parameter is 0.
+
+    The step is recorded once more, wherever it got to, to know what its parameters are.
+    """
+    if not problem.rows or is_transformed():
+        return untied(found, evaluations)
+    try:
+        tape = Tape(replace(problem, state=[x.detach() for x in found.leaves]))
+    except Exception:  # nobody promised that it can be evaluated there
+        return untied(found, evaluations)
+    return tied_to_nothing(found, tape.measured, tape.recording().sources, evaluations + problem.rows)
+
+
+class _Solved:
+    """The whole linear system, within tolerance: `Implicit`."""
+
+    name = "Implicit"
+
+    def __init__(self, adjoint: "_Adjoint", gradient: Implicit) -> None:
+        self._adjoint, self._gradient = adjoint, gradient
+
+    def pull(self, cotangents: Vectors) -> list[Tensor]:
+        """See `Link.pull`."""
+        return self._adjoint.solve(cotangents, self._gradient)[0]
+
+    def push(self, tangents: Vectors) -> list[Tensor]:
+        """See `Link.push`."""
+        return self._adjoint.solve(tangents, self._gradient, transposed=False)[0]
+
+    def pull_with_graph(self, state: Vectors, cotangents: Vectors) -> list[Tensor | None]:
+        """See `Link.pull_with_graph`."""
+
+        def solve(source: Vectors, transposed: bool) -> tuple[list[Tensor], Tensor | None]:
+            return self._adjoint.solve(source, self._gradient, transposed=transposed)
+
+        recording = self._adjoint.recording
+        assert recording is not None, "not under a transform of torch.func"
+        return pull_with_graph(recording, solve, state, cotangents)
+
+
+class _Series:
+    """The first terms of the series: `Neumann`."""
+
+    name, pull_with_graph = "Neumann", None
+
+    def __init__(self, adjoint: "_Adjoint", steps: int) -> None:
+        self._adjoint, self._steps = adjoint, steps
+
+    def pull(self, cotangents: Vectors) -> list[Tensor]:
+        """See `Link.pull`."""
+        return self._adjoint.iterate(cotangents, self._steps)
+
+    def push(self, tangents: Vectors) -> list[Tensor]:
+        """See `Link.push`."""
+        return self._adjoint.iterate(tangents, self._steps, transposed=False)
+
+
+class _Estimated:
+    """The inverse that Broyden's method left: `Shine`."""
+
+    name, pull_with_graph = "Shine", None
+
+    def __init__(self, adjoint: "_Adjoint", inverse: InverseEstimate, ratio: float) -> None:
+        self._adjoint, self._inverse, self._ratio = adjoint, inverse, ratio
+
+    def pull(self, cotangents: Vectors) -> list[Tensor]:
+        """See `Link.pull`."""
+        return self._adjoint.estimate(cotangents, self._inverse.transpose, self._ratio)
+
+    def push(self, tangents: Vectors) -> list[Tensor]:
+        """See `Link.push`; the estimate itself is that of the inverse, and not of its transpose."""
+        return self._adjoint.estimate(tangents, self._inverse.apply, self._ratio)
 
 
 class _Adjoint:
     """From the gradient of the solved state to the cotangent `u` of the recorded evaluation, in three ways."""
 
-    def __init__(self, part: Part, tape: AnyTape, forward: Tensor, failed: Tensor, log: list[Adjoint]) -> None:
+    def __init__(
+        self,
+        part: Part,
+        tape: AnyTape,
+        recording: Recording | None,
+        forward: Tensor,
+        failed: Tensor,
+        log: list[Adjoint],
+    ) -> None:
         # Without the context's graph: what is recorded again in `backward` serves Jacobian products only.
         context = [x.detach() if isinstance(x, Tensor) else x for x in part.problem.context]
         self._problem = replace(part.problem, context=context)
         self._part, self._tape, self._forward, self._failed, self._log = part, tape, forward, failed, log
         self._autocast: AbstractContextManager[Any] = present_autocast(part.rows.device)
+        self.recording = recording
 
-    def solve(self, cotangents: Sequence[Tensor], gradient: Implicit) -> list[Tensor]:
-        """The solution of `u = J^T u + g`, within tolerance; what `on_failure` says where that fails."""
+    def solve(
+        self, cotangents: Vectors, gradient: Implicit, *, transposed: bool = True
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """The solution of `u = J^T u + g`, within tolerance; what `on_failure` says where that fails.
+
+        Args:
+            cotangents: `g`.
+            gradient: how, and what if not.
+            transposed: False solves `u = J u + g`.
+
+        Returns:
+            `u`, and `(part,)` bool, the rows of which it is the solution; None where it is that of all.
+        """
         assert gradient.stop is not None
         fallback = gradient.on_failure == "fallback"
         rows = torch.arange(self._problem.rows, device=self._part.rows.device)
@@ -141,23 +241,25 @@ class _Adjoint:
             rows = rows[~self._failed[self._part.rows]]
         source = [g[rows] for g in cotangents] if len(rows) < self._problem.rows else list(cotangents)
         jacobian = JacobianRows(self._problem, self._tape, self._autocast)
-        found, adjoint = solve_adjoint(jacobian, rows, source, gradient.method, gradient.stop)
+        found, adjoint = solve_adjoint(jacobian, rows, source, gradient.method, gradient.stop, transposed=transposed)
         self._record(adjoint, rows)
         report_failure("adjoint", adjoint.status, gradient.stop, gradient.on_failure, adjoint.obstacle)
         failed = failures(adjoint.status, gradient.stop)
         if fallback:
-            return _choose(~failed, found, rows, _finite_or_zero(cotangents))
+            solved = torch.zeros(self._problem.rows, dtype=torch.bool, device=rows.device)
+            solved = solved.index_copy(0, rows, ~failed)
+            return _choose(~failed, found, rows, _finite_or_zero(cotangents)), None if bool(solved.all()) else solved
         keep = adjoint.status != Status.DIVERGED
         if gradient.on_failure == "mask":
             keep = ~failed
-        return found if bool(keep.all()) else _masked(found, keep)
+        return (found, None) if bool(keep.all()) else (_masked(found, keep), keep)
 
-    def iterate(self, cotangents: Sequence[Tensor], steps: int) -> list[Tensor]:
-        """`steps` applications of `u <- J^T u + g`, from `u = g`."""
+    def iterate(self, cotangents: Vectors, steps: int, *, transposed: bool = True) -> list[Tensor]:
+        """`steps` applications of `u <- J^T u + g`, from `u = g`; with `J` where it is not to be transposed."""
         rows = torch.arange(self._problem.rows, device=self._part.rows.device)
         jacobian = JacobianRows(self._problem, self._tape, self._autocast)
         stop = Stop(rtol=0, max_steps=steps)
-        found, adjoint = solve_adjoint(jacobian, rows, cotangents, Picard(), stop)
+        found, adjoint = solve_adjoint(jacobian, rows, cotangents, Picard(), stop, transposed=transposed)
         self._record(adjoint, rows)
         diverged = adjoint.status == Status.DIVERGED
         if not bool(diverged.any()):
@@ -165,14 +267,12 @@ class _Adjoint:
         report_failure("adjoint", adjoint.status, stop, "mask")
         return _masked(found, ~diverged)
 
-    def estimate(
-        self, cotangents: Sequence[Tensor], transpose: Callable[[list[Tensor]], list[Tensor]], ratio: float
-    ) -> list[Tensor]:
+    def estimate(self, vectors: Vectors, apply: Callable[[list[Tensor]], list[Tensor]], ratio: float) -> list[Tensor]:
         """`(I - J)^-T g` as the forward method estimates it; `g` itself where that is much larger than `g`."""
-        whole = [g.new_zeros(self._part.total, *g.shape[1:]).index_copy_(0, self._part.rows, g) for g in cotangents]
-        found = [u[self._part.rows].to(g.dtype) for u, g in zip(transpose(whole), cotangents, strict=True)]
-        trusted = _length(found) <= ratio * _length(cotangents)  # a NaN is not trusted
-        return _choose(trusted, found, torch.arange(len(trusted), device=trusted.device), _finite_or_zero(cotangents))
+        whole = [g.new_zeros(self._part.total, *g.shape[1:]).index_copy_(0, self._part.rows, g) for g in vectors]
+        found = [u[self._part.rows].to(g.dtype) for u, g in zip(apply(whole), vectors, strict=True)]
+        trusted = _length(found) <= ratio * _length(vectors)  # a NaN is not trusted
+        return _choose(trusted, found, torch.arange(len(trusted), device=trusted.device), _finite_or_zero(vectors))
 
     def _record(self, adjoint: Adjoint, rows: Tensor) -> None:
         """Write the log over all rows of the batch; rows without a solve have the status of their forward one."""

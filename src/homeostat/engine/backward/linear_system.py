@@ -31,6 +31,21 @@ class Products(Protocol):
         ...
 
 
+class Twin:
+    """Products in which the Jacobian and its transpose have changed places."""
+
+    def __init__(self, products: Products) -> None:
+        self._products = products
+
+    def pull(self, rows: Tensor, cotangents: Sequence[Tensor]) -> list[Tensor]:
+        """`J v`, for which the twin's Jacobian is transposed."""
+        return self._products.push(rows, cotangents)
+
+    def push(self, rows: Tensor, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """`J^T u`."""
+        return self._products.pull(rows, tangents)
+
+
 class System:
     """`A x = W g` for some rows of the batch, with the test of when such a row is done.
 

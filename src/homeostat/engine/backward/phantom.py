@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.attach import Part, attach, bad_rows, untied
+from homeostat.engine.backward.attach import Part, attach, bad_rows, has_tangents, untied
 from homeostat.engine.backward.failure import report_failure
 from homeostat.engine.backward.functional import is_transformed
+from homeostat.engine.backward.graph import mark
+from homeostat.engine.backward.implicit import without_rows
+from homeostat.engine.backward.recording import Recording
 from homeostat.engine.forward.run import Run
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
@@ -32,18 +35,21 @@ def phantom(problem: Problem, found: Run, stop: Stop, steps: int, damping: float
     evaluations = 0
     outputs: list[Tensor] = []
     while part.problem.rows:  # a second time, without the rows that left the finite numbers
+        first = mark()
         outputs = _recorded(part.problem, steps, damping)
         evaluations += steps * part.problem.rows
         bad = bad_rows(outputs)
         if bad is None:
             break
         part = part.without(bad)
-    if part.problem.rows and not (is_transformed() or any(x.requires_grad for x in outputs)):
+    else:
+        report_failure("forward", found.status, stop, "warn")
+        return without_rows(problem, found, evaluations)
+    if not (is_transformed() or has_tangents(outputs) or any(x.requires_grad for x in outputs)):
         return untied(found, evaluations)
     report_failure("forward", found.status, stop, "warn")
-    if not part.problem.rows:
-        return untied(found, evaluations)
-    return attach(found, part, outputs, evaluations)
+    recording = None if is_transformed() else Recording(part.problem, outputs, [], first)
+    return attach(found, part, outputs, evaluations, recording)
 
 
 def _recorded(problem: Problem, steps: int, damping: float) -> list[Tensor]:

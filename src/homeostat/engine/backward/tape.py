@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.graph import mark
 from homeostat.engine.backward.functional import FunctionalTape, is_transformed
+from homeostat.engine.backward.graph import mark
 from homeostat.engine.backward.recording import Recording, eagerly
 from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.problem import Problem

@@ -1,5 +1,7 @@
 """Broyden's method: rank-one updates of the inverse Jacobian, kept as two lists of vectors."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -112,15 +114,21 @@ class InverseEstimate:
 
     def transpose(self, cotangents: list[Tensor]) -> list[Tensor]:
         """`(I - J)^{-T} g` row by row; one cotangent a measured leaf. A row without updates gets g back."""
-        packing = Packing(cotangents, list(range(len(cotangents))))
-        g = packing.pack(cotangents)
-        result = g
+        # H estimates (J - I)^{-1}, so (I - J)^{-T} g is -H^T g = g - sum_i v_i (u_i . g).
+        return self._corrected(cotangents, lambda g, u, v: _apply(g, u, v))
+
+    def apply(self, tangents: list[Tensor]) -> list[Tensor]:
+        """`(I - J)^{-1} g`; see `transpose`."""
+        return self._corrected(tangents, lambda g, u, v: _apply(g, v, u))
+
+    def _corrected(self, vectors: list[Tensor], correction: Callable[[Tensor, Tensor, Tensor], Tensor]) -> list[Tensor]:
+        packing = Packing(vectors, list(range(len(vectors))))
+        result = packing.pack(vectors)
         for rows, u, v in self._pieces:
-            at = torch.from_numpy(rows).to(g.device)
-            # H estimates (J - I)^{-1}, so (I - J)^{-T} g is -H^T g = g - sum_i v_i (u_i . g).
-            vectors = g[at]
-            result = result.index_copy(0, at, vectors - _apply(vectors[:, None], u, v)[:, 0])
-        return packing.unpack(result, cotangents)
+            at = torch.from_numpy(rows).to(result.device)
+            g = result[at]
+            result = result.index_copy(0, at, g - correction(g[:, None], u, v)[:, 0])
+        return packing.unpack(result, vectors)
 
     def among(self, rows: NDArray[np.int64]) -> "InverseEstimate":
         """The same where its rows are the rows `rows` of a larger batch."""

@@ -3,8 +3,7 @@
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -15,6 +14,7 @@ from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
 from torch.utils import _pytree as pytree
 
+from homeostat.engine.forward.independence import step_owner
 from homeostat.engine.nest import Carry
 from homeostat.engine.norms import norm_dtype
 from homeostat.engine.problem import StepFunction
@@ -237,13 +237,7 @@ _graphs: WeakKeyDictionary[Any, dict[Any, Graphs]] = WeakKeyDictionary()
 
 def graphs_of(step: StepFunction) -> Graphs:
     """The graphs of a step; they are kept as long as the module, other callable, or code that it is."""
-    while isinstance(step, partial):
-        step = step.func
-    owner, part = step, None
-    if isinstance(step, MethodType):
-        owner, part = step.__self__, step.__func__
-    if isinstance(owner, FunctionType):
-        owner = owner.__code__
+    owner, part = step_owner(step)
     try:
         return _graphs.setdefault(owner, {}).setdefault(part, Graphs())
     except TypeError:  # not hashable, or without weak references

@@ -183,25 +183,21 @@ def _distance(problem: Problem, found: list[Tensor], wanted: list[Tensor], scale
         return torch.stack(excess).amax(0)
 
 
-def check_silence(found: Sequence[Tensor], given: Sequence[Tensor], asked: Tensor, place: Tensor) -> None:
+def check_silence(found: Sequence[Tensor], given: Sequence[Tensor], place: Tensor) -> None:
     """Make sure that a Jacobian product of some rows is 0 in all others.
 
     Args:
         found: the product, over all rows that were recorded.
         given: what it was taken of: 0 outside of `place`.
-        asked: which rows of the batch these are.
-        place: where they are among the recorded rows.
+        place: which of the recorded rows are not 0.
 
     Raises:
         ContractError: rows depend on one another.
     """
     for product, vector in zip(found, given, strict=True):
-        others = product.index_fill(0, place, 0)
+        others = row_rms(product.index_fill(0, place, 0))
         size = torch.maximum(row_rms(product).max(), row_rms(vector).max())
-        heard = row_rms(others) > noise_floor([product], _SUSPICIOUS) * size
+        heard = others > noise_floor([product], _SUSPICIOUS) * size
         if bool(heard.any()):
-            row = int(heard.nonzero()[0])
-            raise ContractError(
-                f"a gradient of {len(asked)} rows of the batch reaches another one, at place {row} of those that were "
-                f"recorded: step lets rows depend on one another. {HINT}"
-            )
+            row = int(others.nan_to_num(nan=0).argmax())
+            raise ContractError(f"a gradient of other rows reaches row {row} of those that were recorded. {HINT}")

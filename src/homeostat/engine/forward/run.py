@@ -10,7 +10,7 @@ from torch import Tensor
 from homeostat.engine.forward.accelerated import AcceleratedStepper
 from homeostat.engine.forward.anderson import TruncatedGramSchmidt
 from homeostat.engine.forward.broyden import BroydenUpdates, InverseEstimate
-from homeostat.engine.forward.independence import check_row
+from homeostat.engine.forward.independence import check_rows
 from homeostat.engine.forward.pace import Pace
 from homeostat.engine.forward.picard import PicardStepper
 from homeostat.engine.forward.record import Record, to_host
@@ -108,12 +108,13 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
             test.residual[rows[lost & known]] = to_host(relative)[known[lost]]
         if inverse is not None:
             inverse.add(rows[decision.finished], np.flatnonzero(decision.finished))
+        if watch.check != "no" and not checked:
+            before, after, thorough = record.before[-1], record.after[-1], watch.check == "every pair"
+            evaluations += check_rows(problem, before, after, stepper.context, thorough=thorough)
+            checked = True
         positions = np.flatnonzero(~decision.finished)
         rows = rows[positions]
         if len(rows):
-            if watch.check and test.tests and not checked:
-                check_row(problem, record, int(positions[0]), stepper.context)
-                checked, evaluations = True, evaluations + 1
             index = torch.from_numpy(positions).to(device)
             stepper.keep(positions, index)
             test.keep(positions, index)

@@ -1,6 +1,7 @@
 """What is kept on the way to a solution, where a caller asks for it: the best iterate, and the course of residuals."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,8 +23,8 @@ class Watch:
     """Keep the residual of every step."""
     inverse: bool = False
     """Keep Broyden's estimate of the inverse Jacobian."""
-    check: bool = False
-    """Make sure that a row gets the same answer alone, before the first rows leave."""
+    check: Literal["no", "a half", "every pair"] = "no"
+    """Whether rows hear of one another is looked at when the first of them are finished; see `independence`."""
     sync_every: int | None = None
     """Steps between looks at the stopping test; None: chosen on the way."""
 
