@@ -79,7 +79,8 @@ class JacobianRows:
         inputs, place = self._tape.inputs, self._place
         given = [u.to(x.dtype) for u, x in zip(vectors, inputs, strict=True)]
         if place is not None:
-            given = [torch.zeros_like(x).index_copy_(0, place, u) for u, x in zip(given, inputs, strict=True)]
+            # Not zeros like the inputs, which may belong to a transform that is over.
+            given = [u.new_zeros(x.shape).index_copy_(0, place, u) for u, x in zip(given, inputs, strict=True)]
         found = self._tape.pull(given) if transposed else self._tape.push(given)
         self.evaluations += len(self._held)
         if place is not None:

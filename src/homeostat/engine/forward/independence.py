@@ -13,7 +13,8 @@ that every row is without every other one in one of them, so that no pair is mis
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -47,7 +48,13 @@ _known: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
 
 
 def check_rows(
-    problem: Problem, before: Sequence[Tensor], after: Sequence[Tensor], context: Sequence[Any], *, thorough: bool
+    problem: Problem,
+    before: Sequence[Tensor],
+    after: Sequence[Tensor],
+    context: Sequence[Any],
+    *,
+    thorough: bool,
+    noise: bool = False,
 ) -> int:
     """Take a step again with some of its rows alone.
 
@@ -56,6 +63,7 @@ def check_rows(
         before, after: leaves of z and f(z) of the rows that are in the batch.
         context: leaves of the context of these rows.
         thorough: the first time with this step, look at every pair of rows.
+        noise: whether a step that gives other values each time is nobody's business: of its rows nothing is said then.
 
     Returns:
         Row evaluations that it took.
@@ -66,14 +74,25 @@ def check_rows(
     measured = problem.layout.measured()
     with torch.no_grad():
         fine = torch.stack([finite_rows(x[i]) for x in (before, after) for i in measured]).all(0)
-    rows = np.flatnonzero(fine.cpu().numpy())
+    rows = np.flatnonzero(fine.tolist())
     if len(rows) < 2:
         return 0
     evaluations = 0
-    for half in halves(rows, thorough=thorough and _is_new(problem.step)):
-        evaluations += len(half)
-        _check_half(problem, list(before), list(after), list(context), half)
+    with _same_numbers_as_before():
+        for half in halves(rows, thorough=thorough and _is_new(problem.step)):
+            evaluations += len(half)
+            _check_half(problem, list(before), list(after), list(context), half, noise)
     return evaluations
+
+
+@contextmanager
+def _same_numbers_as_before() -> Iterator[None]:
+    """A step that draws random numbers draws the same ones after this as without it."""
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 def halves(rows: Rows, *, thorough: bool) -> list[Rows]:
@@ -120,26 +139,33 @@ def _is_new(step: Any) -> bool:
     return new
 
 
-def _check_half(problem: Problem, before: list[Tensor], after: list[Tensor], context: list[Any], half: Rows) -> None:
+def _check_half(
+    problem: Problem, before: list[Tensor], after: list[Tensor], context: list[Any], half: Rows, noise: bool
+) -> None:
     index = torch.from_numpy(half).to(before[0].device)
     alone = _evaluate(problem, select(before, problem.layout, index), select(context, problem.context_layout, index))
     excess = _distance(problem, alone, select(after, problem.layout, index), select(before, problem.layout, index))
-    if float(excess.max()) <= _SUSPICIOUS:
+    most, row = float(excess.max()), int(half[int(excess.argmax())])
+    if most <= _SUSPICIOUS:
         return
-    row = int(half[int(excess.argmax())])
-    other = _who(problem, before, context, half, row)
+    reference, again = (_evaluate(problem, before, context) for _ in range(2))
+    if float(_distance(problem, reference, again, before).max()) > _SAME:
+        if noise:
+            return
+        raise ContractError(f"step gives another answer each time it is called. {HINT}")
+    other = _who(problem, before, context, half, row, reference)
     if other is not None:
         raise ContractError(f"step gives row {row} another answer when row {other} is another one. {HINT}")
-    if float(excess.max()) > _CERTAIN:
-        raise ContractError(
-            f"step gives row {row} another answer among {len(half)} rows than among {len(after[0])}. {HINT}"
-        )
+    if most > _CERTAIN:
+        size, whole = len(half), len(after[0])
+        raise ContractError(f"step gives row {row} another answer among {size} rows than among {whole}. {HINT}")
 
 
-def _who(problem: Problem, before: list[Tensor], context: list[Any], half: Rows, row: int) -> int | None:
+def _who(
+    problem: Problem, before: list[Tensor], context: list[Any], half: Rows, row: int, reference: list[Tensor]
+) -> int | None:
     """One of the rows outside of the half that `row` hears of; None where it hears of none."""
     count = len(before[0])
-    reference = _evaluate(problem, before, context)
 
     def hears(of: Rows) -> bool:
         changed = np.arange(count)

@@ -109,8 +109,9 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
         if inverse is not None:
             inverse.add(rows[decision.finished], np.flatnonzero(decision.finished))
         if watch.check != "no" and not checked:
-            before, after, thorough = record.before[-1], record.after[-1], watch.check == "every pair"
-            evaluations += check_rows(problem, before, after, stepper.context, thorough=thorough)
+            states = record.before[-1], record.after[-1], stepper.context
+            thorough = watch.check == "every pair"
+            evaluations += check_rows(problem, *states, thorough=thorough, noise=bool(decision.finished.all()))
             checked = True
         positions = np.flatnonzero(~decision.finished)
         rows = rows[positions]
