@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from homeostat.engine.forward.independence import check_rows
 from homeostat.engine.nest import select
 from homeostat.engine.problem import Problem
 
@@ -55,7 +56,7 @@ def iterate(problem: Problem, *, max_steps: int, monitor: Monitor) -> tuple[list
     state, context = problem.state, problem.context
     rows = torch.arange(problem.rows, device=state[0].device)
     pieces: list[tuple[Tensor, list[Tensor]]] = []
-    evaluations = 0
+    checked, evaluations = False, 0
     for count in range(1, max_steps + 1):
         if len(rows) == 0:
             break
@@ -64,6 +65,10 @@ def iterate(problem: Problem, *, max_steps: int, monitor: Monitor) -> tuple[list
         with torch.no_grad():
             release = monitor.observe(count, rows, [x.detach() for x in state], [x.detach() for x in after], context)
         before, state = state, after
+        if not checked and (release is not None or count == max_steps):
+            whole = release is None or bool(release.rows.all())
+            evaluations += check_rows(problem, before, after, context, thorough=False, noise=whole)
+            checked = True
         if release is None:
             continue
         for mask, source in _outgoing(release, before, after):

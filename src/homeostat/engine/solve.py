@@ -1,22 +1,26 @@
 """`solve`: iterate a map to its fixed point, per example, with gradients."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.functional import is_transformed, refuse_vmap
+from homeostat.engine.backward.attach import no_tangents
+from homeostat.engine.backward.functional import is_transformed, refuse_mixed_modes
 from homeostat.engine.backward.implicit import implicit, neumann, shine
 from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
 from homeostat.engine.forward.run import run
 from homeostat.engine.forward.watch import Watch
 from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
+from homeostat.engine.mapped import Mapping
 from homeostat.engine.methods import Anderson, Broyden, Method
 from homeostat.engine.problem import Problem, StepFunction
 from homeostat.engine.solution import Adjoint, Solution, Status
 from homeostat.engine.stop import Stop, check_count, check_option
+from homeostat.engine.uncompiled import uncompiled
 from homeostat.errors import ContractError, ConvergenceWarning, warn_caller
 
 # A residual is a mean over many unknowns, so that it can be smaller than one unit in the last place of each; below this
@@ -24,6 +28,7 @@ from homeostat.errors import ContractError, ConvergenceWarning, warn_caller
 _FINEST = 1 / 16
 
 
+@uncompiled
 def solve(
     step: StepFunction,
     state: Any,
@@ -96,7 +101,12 @@ def solve(
         raise TypeError(f"compile must be True or False, not {compile!r}")
     if sync_every is not None:
         check_count("sync_every", sync_every)
-    refuse_vmap()
+    if is_transformed():
+        mapping = Mapping.around(step, state, context, stop)
+        if mapping is not None:
+            options = {"returns": returns, "trace": trace, "sync_every": sync_every, "compile": compile}
+            inner = partial(_solve_mapped, method=method, gradient=gradient, **options)
+            return mapping.solve(inner, step, state, context, stop)
     problem = Problem.of(step, state, context)
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
         if isinstance(value, Tensor) and len(value) != problem.rows:
@@ -114,7 +124,8 @@ def solve(
     elif isinstance(gradient, Unrolled):
         found = unrolled(problem, stop, method, gradient, watch)
     else:
-        with torch.no_grad():
+        refuse_mixed_modes()
+        with torch.no_grad(), no_tangents():
             found = run(problem, stop, method, watch, compile)
         match gradient:
             case Implicit():
@@ -133,6 +144,10 @@ def solve(
         leaves = [x.detach().requires_grad_() if i in free else x for i, x in enumerate(leaves)]
     nest = problem.layout.build(leaves, marks=True)
     return Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, found.trace, adjoint)
+
+
+def _solve_mapped(step: StepFunction, state: Any, context: Any, stop: Stop, **options: Any) -> Solution:
+    return solve(step, state, context, stop=stop, **options)
 
 
 def resolvable(stop: Stop, problem: Problem) -> Stop:

@@ -190,6 +190,11 @@ class _Tie(torch.autograd.Function):
         link: Link | None = ctx.link
         if link is None:
             return (*nothing, *given, *none)
+        if has_tangents([*given, *ctx.outputs]):
+            raise ContractError(
+                f"forward-mode differentiation of a gradient by {link.name} is a second derivative: take it by "
+                "torch.autograd.grad(..., create_graph=True)"
+            )
         if torch.is_grad_enabled():  # create_graph=True
             if is_transformed() or ctx.recording is None or link.pull_with_graph is None:
                 found = _NoSecondDerivative.apply(link.name, ctx.count, *_pulled(link, given), *ctx.outputs)
@@ -202,6 +207,11 @@ class _Tie(torch.autograd.Function):
                 )
             return (*nothing, *[None] * ctx.count, *link.pull_with_graph(ctx.saved_tensors, given))
         return (*nothing, *_pulled(link, given), *none)
+
+    @staticmethod
+    def vmap(info: Any, dims: Any, *_: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """PyTorch asks for one where tangents are mapped over, too; values never are."""
+        raise ContractError("step uses tensors that vmap maps over: pass them in the context")
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]

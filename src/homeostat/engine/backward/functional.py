@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 from torch._C._functorch import TransformType, get_interpreter_stack
-from torch.autograd.forward_ad import unpack_dual
 
 from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError
@@ -22,24 +22,39 @@ def is_transformed() -> bool:
 
 
 def refuse_vmap() -> None:
-    """A solve decides, row by row, when it is done; `vmap` allows no decisions.
+    """A stream yields examples one after another, and `vmap` takes all of them together.
 
     Raises:
         ContractError: under `torch.vmap`.
     """
-    stack = get_interpreter_stack() or ()
-    if any(level.key() == TransformType.Vmap for level in stack):
-        raise ContractError("solve cannot run under torch.vmap: put those examples into its batch dimension")
+    if any(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ()):
+        raise ContractError("solve_stream cannot run under torch.vmap: put those examples into the stream")
 
 
-def refuse_forward_mode(outputs: Sequence[Tensor]) -> None:
-    """Only `Unrolled` computes what forward-mode differentiation asks for.
+def is_graphed_by_transform() -> bool:
+    """Whether one of these transforms is `grad`, `vjp` or what is made of them."""
+    return any(level.key() == TransformType.Grad for level in get_interpreter_stack() or ())
+
+
+def refuse_mixed_modes() -> None:
+    """Forward and reverse mode in one another ask for second derivatives, which a solve does not give that way.
 
     Raises:
-        ContractError: a recorded evaluation carries tangents.
+        ContractError: both are at work.
     """
-    if any(unpack_dual(x).tangent is not None for x in outputs):
-        raise ContractError("forward-mode differentiation of a solve needs gradient=Unrolled()")
+    kinds = {level.key() for level in get_interpreter_stack() or ()}
+    if {TransformType.Grad, TransformType.Jvp} <= kinds:
+        raise ContractError(
+            "torch.func's jvp and grad of one another need a second derivative of the solve: take it by "
+            "torch.autograd.grad(..., create_graph=True), or use gradient=Unrolled()"
+        )
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor below all transforms."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 class FunctionalTape:

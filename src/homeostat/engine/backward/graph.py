@@ -152,7 +152,8 @@ def _kept(nodes: Sequence[Node]) -> Iterator[Tensor]:
             for place, saved in enumerate(raw if isinstance(raw, tuple | list) else [raw]):
                 if saved is None or getattr(saved, "unpack_hook", None) is not None:
                     continue
-                found = getattr(node, name.removeprefix("_raw"))
+                # A function of Python's own is asked by another name.
+                found = getattr(node, "saved_tensors" if name == "_raw_saved_tensors" else name.removeprefix("_raw"))
                 value = found[place] if isinstance(raw, tuple | list) else found
                 if isinstance(value, Tensor) and value.layout == torch.strided and value.numel():
                     yield value

@@ -10,7 +10,7 @@ from homeostat.engine.backward.failure import report_failure
 from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.backward.graph import mark
 from homeostat.engine.backward.implicit import without_rows
-from homeostat.engine.backward.recording import Recording
+from homeostat.engine.backward.recording import Recording, eagerly
 from homeostat.engine.forward.run import Run
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
@@ -36,7 +36,8 @@ def phantom(problem: Problem, found: Run, stop: Stop, steps: int, damping: float
     outputs: list[Tensor] = []
     while part.problem.rows:  # a second time, without the rows that left the finite numbers
         first = mark()
-        outputs = _recorded(part.problem, steps, damping)
+        with eagerly():
+            outputs = _recorded(part.problem, steps, damping)
         evaluations += steps * part.problem.rows
         bad = bad_rows(outputs)
         if bad is None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from homeostat.engine.backward.functional import FunctionalTape, is_transformed
+from homeostat.engine.backward.functional import FunctionalTape, is_graphed_by_transform, is_transformed, unwrapped
 from homeostat.engine.backward.graph import mark
 from homeostat.engine.backward.recording import Recording, eagerly
 from homeostat.engine.batch_statistics import refuse_batch_statistics
@@ -42,18 +43,19 @@ class Tape:
             after = problem.apply(state, problem.context)
         self.inputs = [state[i] for i in self.measured]
         self.outputs = [after[i] for i in self.measured]
+        self._values = self.outputs  # what products are taken of
         self._pushed: tuple[list[Tensor], list[Tensor]] | None = None
 
-    def recording(self) -> Recording:
+    def recording(self) -> Recording | None:
         """What was recorded, and what it was recorded with."""
         return Recording(self._problem, self.outputs, self.inputs, self._first)
 
     def pull(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
         """`J^T u` for one cotangent per measured leaf, in the dtypes of the state."""
-        if len(self.outputs) == 1 and self.outputs[0].requires_grad:
-            found = torch.autograd.grad(self.outputs[0], self.inputs[0], cotangents[0], True, allow_unused=True)
+        if len(self._values) == 1 and self._values[0].requires_grad:
+            found = torch.autograd.grad(self._values[0], self.inputs[0], cotangents[0], True, allow_unused=True)
             return [torch.zeros_like(cotangents[0])] if found[0] is None else list(found)
-        pairs = [(x, u) for x, u in zip(self.outputs, cotangents, strict=True) if x.requires_grad]
+        pairs = [(x, u) for x, u in zip(self._values, cotangents, strict=True) if x.requires_grad]
         if not pairs:
             return [torch.zeros_like(x) for x in self.inputs]
         outputs, chosen = zip(*pairs, strict=True)
@@ -69,8 +71,8 @@ class Tape:
         """
         if self._pushed is None:
             with torch.enable_grad():
-                at = [torch.zeros_like(x, requires_grad=True) for x in self.outputs]
-                used = [(x, w) for x, w in zip(self.outputs, at, strict=True) if x.requires_grad]
+                at = [torch.zeros_like(x, requires_grad=True) for x in self._values]
+                used = [(x, w) for x, w in zip(self._values, at, strict=True) if x.requires_grad]
                 outputs, chosen = [x for x, _ in used], [w for _, w in used]
                 found: Sequence[Tensor | None] = [None for _ in self.inputs]
                 if used:
@@ -88,6 +90,26 @@ class Tape:
         return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
 
 
+class TapeUnderTangents(Tape):
+    """`Tape` where `torch.func.jvp` is at work, and no `grad`: below its tangents there is a plain graph."""
+
+    def __init__(self, problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> None:
+        self.measured = problem.layout.measured()
+        state = list(problem.state)
+        with temporarily_clear_interpreter_stack():
+            for i in self.measured:
+                state[i] = unwrapped(state[i]).detach().requires_grad_()
+        with torch.enable_grad(), autocast or nullcontext(), eagerly(), refuse_batch_statistics(dropout=True):
+            after = problem.apply(state, problem.context)
+        self.inputs = [state[i] for i in self.measured]
+        self.outputs = [after[i] for i in self.measured]
+        self._values = [unwrapped(x) for x in self.outputs]
+        self._pushed = None
+
+    def recording(self) -> None:
+        """Under a transform nothing is known of what was recorded."""
+
+
 AnyTape = Tape | FunctionalTape
 
 
@@ -99,10 +121,10 @@ def record(problem: Problem, autocast: AbstractContextManager[Any] | None = None
         >>> record(problem).pull([torch.ones(1, 1)])
         [tensor([[2.]])]
     """
-    if is_transformed():
+    if is_graphed_by_transform():
         with autocast or nullcontext():
             return FunctionalTape(problem)
-    return Tape(problem, autocast)
+    return TapeUnderTangents(problem, autocast) if is_transformed() else Tape(problem, autocast)
 
 
 def _forget(leaf: Tensor) -> None:

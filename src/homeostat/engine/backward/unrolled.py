@@ -5,18 +5,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from homeostat.engine.backward.functional import is_transformed, refuse_forward_mode
+from homeostat.engine.backward.attach import has_tangents, tied_to_nothing
+from homeostat.engine.backward.functional import is_transformed
+from homeostat.engine.backward.graph import Graph, mark
 from homeostat.engine.forward.run import Run, rows_of, run
 from homeostat.engine.forward.watch import Watch
 from homeostat.engine.gradients import Unrolled
 from homeostat.engine.methods import Method, Picard
 from homeostat.engine.nest import flatten, merge_rows, select
+from homeostat.engine.norms import noise_floor, row_rms
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
+from homeostat.engine.surroundings import Surroundings
 from homeostat.errors import ContractError
+
+
+# Two evaluations of a step at one state differ by so many units in the last place at most.
+_SAME_UNITS = 64
 
 
 def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled, watch: Watch) -> Run:
@@ -62,7 +70,8 @@ def _truncated(problem: Problem, steps: int | Tensor, method: Method, last: int)
         short = (free == 0).nonzero().squeeze(1)
     # Examples that took no step without a graph start from the caller's own state, so that it gets their gradient.
     start = merge_rows(before.leaves, short, select(problem.state, problem.layout, short))
-    refuse_forward_mode(start)  # its tangents know nothing of a truncation
+    if has_tangents(start):
+        raise ContractError("a truncation knows no tangents: forward-mode differentiation needs Unrolled(last=None)")
     plain = method if isinstance(method, Picard) else Picard()
     after = _graphed(replace(problem, state=start), Stop(rtol=0, max_steps=graphed), plain, Watch())
     evaluations = before.row_evaluations + after.row_evaluations
@@ -70,12 +79,45 @@ def _truncated(problem: Problem, steps: int | Tensor, method: Method, last: int)
 
 
 def _checkpointed(problem: Problem) -> Problem:
-    """The map with steps that keep what they were given only, and are taken again in `backward`."""
+    """The map with steps that keep what they were given only, and are taken again in `backward`.
+
+    What they give then is compared with what they gave first: a gradient of other values would be that of another map.
+    """
+    surroundings = Surroundings(problem.step)
 
     def step(state: Any, context: Any) -> Any:
-        return checkpoint(problem.step, state, context, use_reentrant=False)
+        first: list[Tensor] = []
 
+        def taken(state: Any, context: Any) -> Any:
+            after = problem.step(state, context)
+            leaves = [x.detach() for x in flatten(after, "state")[0]]
+            if not first:  # they are the next step's start, which is kept anyway
+                first.extend(leaves)
+            elif not _are_the_same(first, leaves):
+                changes = surroundings.changes(problem.step)
+                raise ContractError(
+                    "backward() takes the steps again, and they give other values than before: a weight, a mode, a "
+                    f"buffer or a variable that step uses has changed ({'; '.join(changes) or 'it was not found which'}). "
+                    "Call backward() before that, or use Unrolled(checkpoint=False)"
+                )
+            return after
+
+        with set_checkpoint_early_stop(False):  # or the last operations would not be looked at
+            return checkpoint(taken, state, context, use_reentrant=False)
+
+    step.__wrapped__ = problem.step
     return replace(problem, step=step)
+
+
+def _are_the_same(first: list[Tensor], again: list[Tensor]) -> bool:
+    """Whether two evaluations at one state are the same to rounding; they were made by the same operations."""
+    for a, b in zip(first, again, strict=True):
+        if not a.is_floating_point():
+            if not torch.equal(a, b):
+                return False
+        elif bool((row_rms(a - b) > noise_floor([a], _SAME_UNITS) * row_rms(a)).any()):
+            return False
+    return True
 
 
 def _damped(problem: Problem, damping: float) -> Problem:
@@ -98,6 +140,7 @@ def _graphed(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     """Iterate with a graph. Where rows diverged it is made again without them: a NaN that is multiplied by a zero
     gradient would still put a NaN into shared parameters.
     """
+    first = mark()
     found = run(problem, stop, method, watch)
     diverged = found.status == Status.DIVERGED
     if not bool(diverged.any()):
@@ -105,7 +148,10 @@ def _graphed(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     good = (~diverged).nonzero().squeeze(1)
     leaves = [x.detach() for x in found.leaves]
     if not len(good):
-        return replace(found, leaves=leaves)
+        if is_transformed():
+            return replace(found, leaves=leaves)
+        graph = Graph.of(found.leaves, [], [x for x in problem.context if isinstance(x, Tensor)], first)
+        return tied_to_nothing(found, problem.layout.measured(), graph.sources)
     again = run(problem.subset(good), rows_of(stop, good), method, watch)
     leaves = merge_rows(leaves, good, again.leaves)
     return replace(found, leaves=leaves, row_evaluations=found.row_evaluations + again.row_evaluations)
