@@ -22,7 +22,6 @@ from homeostat.engine.stop import Stop
 from homeostat.engine.surroundings import Surroundings
 from homeostat.errors import ContractError
 
-
 # Two evaluations of a step at one state differ by so many units in the last place at most.
 _SAME_UNITS = 64
 
@@ -94,11 +93,11 @@ def _checkpointed(problem: Problem) -> Problem:
             if not first:  # they are the next step's start, which is kept anyway
                 first.extend(leaves)
             elif not _are_the_same(first, leaves):
-                changes = surroundings.changes(problem.step)
+                changes = "; ".join(surroundings.changes(problem.step)) or "it was not found which"
                 raise ContractError(
                     "backward() takes the steps again, and they give other values than before: a weight, a mode, a "
-                    f"buffer or a variable that step uses has changed ({'; '.join(changes) or 'it was not found which'}). "
-                    "Call backward() before that, or use Unrolled(checkpoint=False)"
+                    f"buffer or a variable that step uses has changed ({changes}). Call backward() before that, or use "
+                    "Unrolled(checkpoint=False)"
                 )
             return after
 
