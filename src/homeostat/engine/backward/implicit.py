@@ -10,13 +10,14 @@ from torch import Tensor
 
 from homeostat.engine.backward.adjoint import JacobianRows
 from homeostat.engine.backward.attach import Part, Transform, attach, bad_rows, untied
-from homeostat.engine.backward.failure import failures, report_failure
+from homeostat.engine.backward.failure import failures, not_finite, report_adjoint, report_failure
 from homeostat.engine.backward.linear_solve import solve_adjoint
 from homeostat.engine.backward.tape import AnyTape, present_autocast, record
+from homeostat.engine.backward.vector_function import VectorFunction
 from homeostat.engine.forward.run import Run
 from homeostat.engine.gradients import Implicit, Neumann, OnFailure, Shine
 from homeostat.engine.methods import Picard
-from homeostat.engine.norms import finite_rows, noise_floor, row_rms
+from homeostat.engine.norms import noise_floor, row_rms
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Adjoint, Status
 from homeostat.engine.stop import Stop
@@ -142,15 +143,20 @@ class _Adjoint:
             rows = rows[~self._failed[self._part.rows]]
         source = [g[rows] for g in cotangents] if len(rows) < self._problem.rows else list(cotangents)
         jacobian = JacobianRows(self._problem, self._tape, self._autocast)
-        found, adjoint = solve_adjoint(jacobian, rows, source, gradient.method, gradient.stop)
+        start, precondition = (
+            None if function is None else VectorFunction(name, function, self._problem)
+            for name, function in (("start", gradient.start), ("preconditioner", gradient.preconditioner))
+        )
+        found, adjoint = solve_adjoint(
+            jacobian, rows, source, gradient.method, gradient.stop, start=start, precondition=precondition
+        )
         self._record(adjoint, rows)
-        report_failure("adjoint", adjoint.status, gradient.stop, gradient.on_failure, adjoint.obstacle)
+        overflowed = not_finite(source)
+        report_adjoint(adjoint, gradient.stop, gradient.on_failure, gradient.method, overflowed)
         failed = failures(adjoint.status, gradient.stop)
         if fallback:
-            return _choose(~failed, found, rows, _finite_or_zero(cotangents))
-        keep = adjoint.status != Status.DIVERGED
-        if gradient.on_failure == "mask":
-            keep = ~failed
+            return _choose(~failed, found, rows, cotangents)
+        keep = (~failed if gradient.on_failure == "mask" else adjoint.status != Status.DIVERGED) | overflowed
         return found if bool(keep.all()) else _masked(found, keep)
 
     def iterate(self, cotangents: Sequence[Tensor], steps: int) -> list[Tensor]:
@@ -163,8 +169,9 @@ class _Adjoint:
         diverged = adjoint.status == Status.DIVERGED
         if not bool(diverged.any()):
             return found
-        report_failure("adjoint", adjoint.status, stop, "mask")
-        return _masked(found, ~diverged)
+        overflowed = not_finite(cotangents)
+        report_adjoint(adjoint, stop, "mask", Picard(), overflowed)
+        return _masked(found, ~diverged | overflowed)
 
     def estimate(
         self, cotangents: Sequence[Tensor], transpose: Callable[[list[Tensor]], list[Tensor]], ratio: float
@@ -173,7 +180,7 @@ class _Adjoint:
         whole = [g.new_zeros(self._part.total, *g.shape[1:]).index_copy_(0, self._part.rows, g) for g in cotangents]
         found = [u[self._part.rows].to(g.dtype) for u, g in zip(transpose(whole), cotangents, strict=True)]
         trusted = _length(found) <= ratio * _length(cotangents)  # a NaN is not trusted
-        return _choose(trusted, found, torch.arange(len(trusted), device=trusted.device), _finite_or_zero(cotangents))
+        return _choose(trusted, found, torch.arange(len(trusted), device=trusted.device), cotangents)
 
     def _record(self, adjoint: Adjoint, rows: Tensor) -> None:
         """Write the log over all rows of the batch; rows without a solve have the status of their forward one."""
@@ -186,6 +193,8 @@ class _Adjoint:
                 status=part.scatter(adjoint.status, self._forward),
                 row_evaluations=adjoint.row_evaluations,
                 obstacle=part.scatter(adjoint.obstacle, none),
+                method=part.scatter(adjoint.method, none),
+                notes=adjoint.notes,
             )
         )
 
@@ -196,10 +205,6 @@ def _column(mask: Tensor, like: Tensor) -> Tensor:
 
 def _masked(vectors: Sequence[Tensor], keep: Tensor) -> list[Tensor]:
     return [torch.where(_column(keep, u), u, 0) for u in vectors]
-
-
-def _finite_or_zero(vectors: Sequence[Tensor]) -> list[Tensor]:
-    return _masked(vectors, torch.stack([finite_rows(u) for u in vectors]).all(0))
 
 
 def _choose(good: Tensor, found: Sequence[Tensor], rows: Tensor, other: Sequence[Tensor]) -> list[Tensor]:

@@ -24,6 +24,8 @@ class Watch:
     """Keep Broyden's estimate of the inverse Jacobian."""
     check: bool = False
     """Make sure that a row gets the same answer alone, before the first rows leave."""
+    give_up: bool = False
+    """Let go of rows whose residual hardly falls, with the status MAX_STEPS: another method waits for them."""
     sync_every: int | None = None
     """Steps between looks at the stopping test; None: chosen on the way."""
 
