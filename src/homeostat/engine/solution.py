@@ -147,7 +147,7 @@ class Adjoint:
             diverged after another that had not; rows that took no part have that of their forward solve.
         row_evaluations: Jacobian products, and evaluations of `step` that were recorded for them, times the rows in
             each.
-        obstacle: `(batch,)` int8 of `Obstacle`: why rows that are STALLED got no further, where it is known.
+        obstacle: `(batch,)` int8 of `Obstacle`: why rows got no further, where it is known.
         method: `(batch,)` int8 of `AdjointSolver`: what found the `u` that is used, the one with the lowest residual
             where no method reached its tolerance.
         notes: what else is to be said: a method that could not be tried, and why.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from homeostat.engine.backward.scaling import powers_of_two, times
 from homeostat.engine.forward.run import run
 from homeostat.engine.forward.watch import Watch
 from homeostat.engine.methods import Anderson, Picard
+from homeostat.engine.nest import Carry
 from homeostat.engine.norms import residuals
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
@@ -44,6 +46,10 @@ def solve_by_iteration(
         stop: when a row stops; of the true residual, with a preconditioner too.
         precondition: what is near the inverse of `I - J^T`.
         give_up: let go of rows whose residual hardly falls, with the status MAX_STEPS.
+
+    Returns:
+        Without a tolerance the last `J^T u + g`; with one the `u` whose residual was measured and is told. The next
+        one, which is at hand too, mostly has a lower residual, but where `J` is not normal it may have a higher one.
     """
     # The system is linear: solved at a size of about 1, whatever the size of the gradient, and scaled back. An absolute
     # tolerance has a size of its own.
@@ -54,26 +60,30 @@ def solve_by_iteration(
         present, *g = at
         return [p + s for p, s in zip(products.pull(present, u), g, strict=True)]
 
-    def step(u: tuple[Tensor, ...], at: list[Tensor]) -> tuple[Tensor, ...]:
+    def step(state: tuple[tuple[Tensor, ...], Any], at: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        u, _ = state
         plain = after(u, at)
         if precondition is None:
-            return tuple(plain)
+            return tuple(plain), u
         change = precondition(at[0], [new - old for new, old in zip(plain, u, strict=True)])
-        return tuple(old + d for old, d in zip(u, change, strict=True))
+        return tuple(old + d for old, d in zip(u, change, strict=True)), u
 
-    problem = Problem.of(step, tuple(times(start, scales)), [batch, *source])
+    count = len(source)
+    begin = tuple(times(start, scales))
+    problem = Problem.of(step, (begin, tuple(Carry(u) for u in begin)), [batch, *source])
     found = run(problem, stop, method, Watch(give_up=give_up))
     obstacle = torch.zeros_like(found.status)
     if precondition is None or not stop.max_steps or not len(batch):
-        return Solved(times(found.leaves, 1 / scales), found.steps, found.residual, found.status, obstacle)
-    leaves, steps, residual, status = ([x.clone() for x in found.leaves], found.steps, found.residual, found.status)
+        chosen = found.leaves[count:] if stop.tests else found.leaves[:count]
+        return Solved(times(chosen, 1 / scales), found.steps, found.residual, found.status, obstacle)
+    leaves, steps, residual, status = [x.clone() for x in found.leaves], found.steps, found.residual, found.status
     assert isinstance(stop.rtol, float | int)
     assert isinstance(stop.max_steps, int)
     held = (status != Status.DIVERGED).nonzero().squeeze(1)
     for number in range(1, _PASSES + 1):
         if not len(held):
             break
-        u = [x[held] for x in leaves]
+        u = [x[held] for x in leaves[:count]]
         changes, sizes, relative = residuals(u, after(u, [x[held] for x in problem.context]))
         residual[held] = relative.to(residual.dtype)
         if not stop.tests:
@@ -96,4 +106,4 @@ def solve_by_iteration(
             old[held] = new
         steps, status = steps.index_add(0, held, again.steps), status.index_copy(0, held, again.status)
         held = held[again.status != Status.DIVERGED]
-    return Solved(times(leaves, 1 / scales), steps, residual, status, obstacle)
+    return Solved(times(leaves[:count], 1 / scales), steps, residual, status, obstacle)

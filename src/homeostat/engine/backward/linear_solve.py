@@ -12,7 +12,7 @@ from homeostat.engine.backward.linear_system import Products, RowFunction, Twin
 from homeostat.engine.backward.scaling import AtSizeOne, at_size_one
 from homeostat.engine.methods import CG, GMRES, AdjointMethod, Anderson, NormalCG, Picard
 from homeostat.engine.norms import finite_rows
-from homeostat.engine.solution import Adjoint, AdjointSolver, Status
+from homeostat.engine.solution import Adjoint, AdjointSolver, Obstacle, Status
 from homeostat.engine.stop import Stop
 
 _SOLVERS = {
@@ -152,7 +152,10 @@ class _Ledger:
         self._solver[rows[told]] = solver
         ended = told | ~diverged
         self._status[rows[ended]] = found.status[ended]
-        self._obstacle[rows[ended]] = found.obstacle[ended].to(torch.int8)
+        # Another method may end otherwise on a singular system; it is singular all the same.
+        singular = (self._obstacle[rows] == Obstacle.SINGULAR) & (found.status != Status.CONVERGED)
+        obstacle = torch.where(singular & (found.obstacle == 0), self._obstacle[rows], found.obstacle.to(torch.int8))
+        self._obstacle[rows[ended]] = obstacle[ended]
         self._steps[rows] += found.steps
 
     def adjoint(self, evaluations: int, notes: Sequence[str]) -> Adjoint:
