@@ -141,11 +141,16 @@ def test_rows_that_did_not_converge_are_masked_where_asked():
 def test_an_adjoint_that_diverges_gives_no_gradient():
     # A step whose answer is right while its Jacobian is not: f(z) = z* + 3 (z - z*) started at z*.
     weight, other = parameter(1.0), torch.tensor([[0.5], [3.0]], dtype=F64)
-    solution = solve(lambda z, c: weight + c * (z - weight.detach()), torch.ones(2, 1, dtype=F64), other)
+    step = lambda z, c: weight + c * (z - weight.detach())  # noqa: E731
+    solution = solve(step, torch.ones(2, 1, dtype=F64), other, gradient=Implicit(hs.Picard()))
     assert solution.status.tolist() == [Status.CONVERGED] * 2
     with pytest.warns(ConvergenceWarning, match="1 DIVERGED"):
         solution.state.sum().backward()
     assert weight.grad.item() == pytest.approx(2.0, rel=1e-4)  # 1 / (1 - 0.5), and nothing from the other row
+    # By default another method has it then: I - J is regular.
+    weight.grad = None
+    solve(step, torch.ones(2, 1, dtype=F64), other).state.sum().backward()
+    assert weight.grad.item() == pytest.approx(1 / (1 - 0.5) + 1 / (1 - 3.0), rel=1e-4)
 
 
 def test_backward_twice():

@@ -3,7 +3,7 @@
 from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
 from homeostat.engine.methods import CG, GMRES, Anderson, Broyden, NormalCG, Picard
 from homeostat.engine.nest import Carry, Shared
-from homeostat.engine.solution import Adjoint, Obstacle, Solution, Status
+from homeostat.engine.solution import Adjoint, AdjointSolver, Obstacle, Solution, Status
 from homeostat.engine.solve import solve
 from homeostat.engine.stop import Stop
 from homeostat.engine.stream import PENDING, SolutionStream, StreamedExample, solve_stream
@@ -13,6 +13,7 @@ __all__ = [
     "GMRES",
     "PENDING",
     "Adjoint",
+    "AdjointSolver",
     "Anderson",
     "Broyden",
     "Carry",

@@ -1,11 +1,12 @@
 """Which gradient a solve gives: values; the gradients themselves are in `backward`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from homeostat.engine.methods import AdjointMethod, Anderson
+from homeostat.engine.methods import CG, GMRES, AdjointMethod, Anderson, NormalCG
 from homeostat.engine.stop import Stop, check_count, check_range
 
 OnFailure = Literal["warn", "raise", "mask", "fallback"]
@@ -26,9 +27,15 @@ class Implicit:
     Args:
         method: how that system is solved: `Picard`, `Anderson`, `CG`, `GMRES` or `NormalCG`. `Picard` needs a `J` of
             spectral radius below 1, `CG` an `I - J` that is symmetric and positive definite; `GMRES` and `NormalCG`
-            need only that it is regular.
-        stop: when the solve stops, after so many steps at most (`GMRES`: products; `NormalCG`: pairs of them; `CG`:
-            iterations). With `rtol=0, atol=0` it takes exactly that many: truncated on purpose. None:
+            need only that it is regular. Several are tried in turn, each on the rows that those before it did not
+            bring to their tolerance; all but the last let go of rows whose residual has not halved in 32 steps.
+            `GMRES` begins where it would begin alone, the others where the best one before them ended. A row's
+            gradient is that with the lowest residual of all, and `Solution.adjoint.method` says whose it is. What is
+            solved by `GMRES()` alone is so with the default as well, and where neither reaches its tolerance the
+            default's residual is no larger. One method that is named is all that is tried.
+        stop: when the solve stops, after so many steps of each method at most (`GMRES`: products; `NormalCG`: pairs of
+            them; `CG`: iterations). With `rtol=0, atol=0` the first method takes exactly that many: truncated on
+            purpose. None:
             500 steps and a relative residual of 1e-5, or that of the forward solve where it is tighter (the tightest
             row's), but never less than 4 units in the last place of the state's dtype or of the autocast in use.
         on_failure: for rows whose forward or adjoint solve did not converge; where a solve was given no tolerance
@@ -36,7 +43,16 @@ class Implicit:
             `Solution.adjoint` say how far it got. `"warn"` uses them and warns with counts;
             `"raise"` raises ConvergenceError; `"mask"` gives them no gradient; `"fallback"` gives them the one-step
             gradient, `u = g`; the last two warn as well. Rows whose forward solve diverged never get a gradient, and
-            rows whose adjoint diverged get none but with `"fallback"`.
+            rows whose adjoint diverged get none but with `"fallback"`. An incoming gradient that is not finite is
+            passed on as it is, so that a scaler of losses sees it.
+        start: from the incoming gradient and the context to where the solve begins, in place of `u = g`: a solution of
+            before, or a guess. A function of vectors in the structure of the state, with None for leaves that are not
+            measured, in float32 at least; it gets rows that are to be solved, and the context of these without its
+            marks.
+        preconditioner: a linear function of such a vector and the context, row by row, that comes near
+            `(I - J)^-T` times it. `GMRES` is preconditioned with it from the right, `Picard` and `Anderson` iterate
+            `u + P (J^T u + g - u)`; the residual is the true one all the same. `NormalCG` does without, so that it
+            is not enough alone; with `CG`, which would need a symmetric one, it is refused.
 
     Source:
         Bai, Kolter, Koltun, "Deep equilibrium models", NeurIPS 2019, arXiv 1909.01377, theorem 1.
@@ -46,13 +62,18 @@ class Implicit:
         'mask'
     """
 
-    method: AdjointMethod = Anderson()  # noqa: RUF009 - options are frozen values
+    method: AdjointMethod | tuple[AdjointMethod, ...] = (Anderson(), GMRES(), NormalCG())
     stop: Stop | None = None
     on_failure: OnFailure = "warn"
+    start: Callable[[Any, Any], Any] | None = None
+    preconditioner: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.method, AdjointMethod):
-            raise ValueError(f"method must be Picard, Anderson, CG, GMRES or NormalCG, made, not {self.method!r}")
+        methods = self.method if isinstance(self.method, tuple) else (self.method,)
+        if not methods or not all(isinstance(one, AdjointMethod) for one in methods):
+            raise ValueError(
+                f"method must be Picard, Anderson, CG, GMRES or NormalCG, made, or a tuple, not {self.method!r}"
+            )
         if self.stop is not None:
             if not isinstance(self.stop, Stop):
                 raise ValueError(f"stop must be a Stop, not {self.stop!r}")
@@ -60,6 +81,16 @@ class Implicit:
                 raise ValueError("the adjoint's stop takes plain numbers, not tensors")
         if self.on_failure not in ("warn", "raise", "mask", "fallback"):
             raise ValueError(f"on_failure must be 'warn', 'raise', 'mask' or 'fallback', not {self.on_failure!r}")
+        for name, function in (("start", self.start), ("preconditioner", self.preconditioner)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a function of a vector and the context, not {function!r}")
+        if self.preconditioner is not None:
+            if any(isinstance(one, CG) for one in methods):
+                raise ValueError("CG would need a preconditioner that is symmetric: use GMRES()")
+            if all(isinstance(one, NormalCG) for one in methods):
+                raise ValueError(
+                    "NormalCG has no use for a preconditioner, which it would need transposed: use GMRES()"
+                )
 
 
 @dataclass(frozen=True)

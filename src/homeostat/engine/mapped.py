@@ -7,11 +7,22 @@ mapped over, as the weights of several models are, is handed to `step` row by ro
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _functorch as functorch
+from torch._C._functorch import (
+    CVmapInterpreterPtr,
+    TransformType,
+    _add_batch_dim,
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+    maybe_get_bdim,
+    maybe_get_level,
+    peek_interpreter_stack,
+)
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.utils import _pytree as pytree
 
@@ -38,7 +49,7 @@ class Mapping:
         Raises:
             ContractError: what `step` closes over is mapped, or `vmap` is outside of `grad` or `jvp`.
         """
-        top = functorch.peek_interpreter_stack()
+        top = peek_interpreter_stack()
         if top is None:
             return None
         tensors = _tensors((state, context, stop.rtol, stop.max_steps))
@@ -51,12 +62,12 @@ class Mapping:
             )
         if not any(_levels(x) for x in tensors):
             return None
-        if top.key() != functorch.TransformType.Vmap:
+        if top.key() != TransformType.Vmap:
             raise ContractError(
                 "solve cannot run under a vmap that is outside of grad, vjp or jvp: put the vmap inside of them, or "
                 "give those examples as rows of the batch"
             )
-        return cls(top.level(), functorch.CVmapInterpreterPtr(top).batchSize())
+        return cls(top.level(), CVmapInterpreterPtr(top).batchSize())
 
     def solve(self, solve: Callable[..., Solution], step: Step, state: Any, context: Any, stop: Stop) -> Solution:
         """The solution for all that is mapped over, mapped again.
@@ -99,8 +110,8 @@ class Mapping:
         return [*parts, owner], _Context(layout, tuple(declared))
 
     def _bare(self, leaf: Tensor) -> "Tensor | _Bare":
-        if functorch.is_batchedtensor(leaf) and functorch.maybe_get_level(leaf) == self.level:
-            return _Bare(functorch.get_unwrapped(leaf), functorch.maybe_get_bdim(leaf))
+        if is_batchedtensor(leaf) and maybe_get_level(leaf) == self.level:
+            return _Bare(get_unwrapped(leaf), maybe_get_bdim(leaf))
         return leaf
 
     def _whole(self, leaf: "Tensor | _Bare") -> Tensor:
@@ -120,7 +131,7 @@ class Mapping:
         return None if value is None else value.unflatten(0, (self.size, rows))
 
     def _mapped(self, value: Tensor | None) -> Tensor | None:
-        return None if value is None else functorch._add_batch_dim(value, 0, self.level)
+        return None if value is None else _add_batch_dim(value, 0, self.level)
 
 
 @dataclass(frozen=True)
@@ -143,16 +154,17 @@ class _Context:
 def _for_rows(step: Step, context: _Context) -> Step:
     """The step, for the rows of all that is mapped over."""
 
+    @wraps(step, assigned=(), updated=())
     def rows(state: Any, leaves: list[Any]) -> Any:
         return step(state, context.layout.build(leaves[:-1]))
 
-    rows.__wrapped__ = step
     return rows
 
 
 def _for_each_row(step: Step, layout: Layout, context: _Context) -> Step:
     """The step as a map over single rows, each with what was declared for it."""
 
+    @wraps(step, assigned=(), updated=())
     def rows(state: Any, leaves: list[Any]) -> Any:
         *parts, owner = leaves
         for i in context.declared:
@@ -174,7 +186,6 @@ def _for_each_row(step: Step, layout: Layout, context: _Context) -> Step:
         own = [part for mapped, part in zip(per_row, parts, strict=True) if mapped]
         return layout.build(torch.vmap(one)(flat, own), marks=True)
 
-    rows.__wrapped__ = step
     return rows
 
 
@@ -196,8 +207,8 @@ def _tensors(tree: Any) -> list[Tensor]:
 def _levels(tensor: Tensor) -> list[int]:
     """The levels of `vmap` that map over a tensor."""
     levels = []
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_batchedtensor(tensor):
-            levels.append(functorch.maybe_get_level(tensor))
-        tensor = functorch.get_unwrapped(tensor)
+    while is_functorch_wrapped_tensor(tensor):
+        if is_batchedtensor(tensor):
+            levels.append(maybe_get_level(tensor))
+        tensor = get_unwrapped(tensor)
     return levels

@@ -81,20 +81,22 @@ class GMRES:
     """Generalised minimal residual, for the linear system of `Implicit`; per example.
 
     Args:
-        restart: number of basis vectors after which it starts again from the solution so far.
+        restart: number of basis vectors after which it starts again from the solution so far. None: 20, and for a row
+            whose residual such a cycle did not halve twice as many in the next, up to 160.
 
     Source:
         Y. Saad, M. H. Schultz, "GMRES", SIAM J. Sci. Stat. Comput. 7 (1986).
 
     Example:
         >>> GMRES()
-        GMRES(restart=20)
+        GMRES(restart=None)
     """
 
-    restart: int = 20
+    restart: int | None = None
 
     def __post_init__(self) -> None:
-        check_count("restart", self.restart)
+        if self.restart is not None:
+            check_count("restart", self.restart)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Layout:
                 if new.is_floating_point() and torch.is_autocast_enabled(new.device.type):
                     leaves[i] = new.to(old.dtype)
                     continue
-            raise ContractError(f"step changed {self.names[i]}: {_describe(old)} became {_describe(new)}")
+            raise ContractError(f"step changed {self.names[i]}: {describe(old)} became {describe(new)}")
         return leaves
 
     def _structure_error(self, tree: Any) -> str:
@@ -120,7 +120,8 @@ def _name(role: str, path: Any) -> str:
     return role + pytree.keystr(path)
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """What a value is, for an error: `float32 (2, 3) on cpu`."""
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         return f"{dtype} {tuple(value.shape)} on {value.device}"
@@ -154,7 +155,7 @@ def flatten(tree: Any, role: Literal["state", "context"]) -> tuple[list[Any], La
             continue
         if not isinstance(value, Tensor):
             hint = "wrap it in homeostat.Shared" if role == "context" else "a state holds tensors only"
-            raise ContractError(f"{name} is {_describe(value)}, not a tensor: {hint}")
+            raise ContractError(f"{name} is {describe(value)}, not a tensor: {hint}")
         if value.ndim == 0:
             hint = "wrap it in homeostat.Shared" if role == "context" else "a state is batch first"
             raise ContractError(f"{name} has no batch dimension: {hint}")

@@ -53,6 +53,26 @@ class Obstacle(IntEnum):
     """`I - J` maps a direction to nothing but rounding: the fixed point is not isolated, and no method helps."""
 
 
+class AdjointSolver(IntEnum):
+    """What found a row's adjoint.
+
+    Example:
+        >>> AdjointSolver(3).name
+        'GMRES'
+    """
+
+    def __str__(self) -> str:
+        return self.name
+
+    NONE = 0
+    """The row took no part."""
+    PICARD = 1
+    ANDERSON = 2
+    GMRES = 3
+    NORMAL_CG = 4
+    CG = 5
+
+
 _OBSTACLES = {
     Obstacle.NOT_SYMMETRIC: "not symmetric, as CG needs it: use GMRES() or NormalCG()",
     Obstacle.INDEFINITE: "indefinite, and CG needs a positive definite one: GMRES() or NormalCG(), if this "
@@ -76,6 +96,31 @@ def describe_obstacles(obstacle: Tensor) -> list[str]:
     ]
 
 
+_LABELS = {
+    AdjointSolver.PICARD: "Picard",
+    AdjointSolver.ANDERSON: "Anderson",
+    AdjointSolver.GMRES: "GMRES",
+    AdjointSolver.NORMAL_CG: "NormalCG",
+    AdjointSolver.CG: "CG",
+}
+
+
+def describe_solvers(method: Tensor) -> list[str]:
+    """A line that says how many rows were finished by what; none where there are no rows.
+
+    Example:
+        >>> describe_solvers(torch.tensor([2, 2, 3, 0]))
+        ['2 rows finished by Anderson, 1 by GMRES']
+    """
+    counts = {label: int((method == kind).sum()) for kind, label in _LABELS.items()}
+    parts = [f"{count} by {label}" for label, count in counts.items() if count]
+    if not parts:
+        return []
+    first, *others = parts
+    count, rest = first.split(" ", 1)
+    return [", ".join([f"{count} {'row' if count == '1' else 'rows'} finished {rest}", *others])]
+
+
 def describe_rows(steps: Tensor, residual: Tensor, status: Tensor) -> str:
     """A short table: for each status, how many rows, their steps and their residuals."""
     lines = [f"{'status':<10} {'rows':>6} {'steps (median, most)':>22} {'residual (median, most)':>26}"]
@@ -95,13 +140,17 @@ class Adjoint:
     """How the solve of `backward()` went, by example.
 
     Attributes:
-        steps: `(batch,)` int64, steps of the adjoint's method; 0 for rows that took no part.
+        steps: `(batch,)` int64, steps of all methods that were tried on the row; 0 for rows that took no part.
         residual: `(batch,)`, RMS(J^T u + g - u) / RMS(J^T u + g), the largest over the measured leaves; NaN where none
             was measured.
-        status: `(batch,)` int8 of `Status`; rows that took no part have that of their forward solve.
+        status: `(batch,)` int8 of `Status`: how the last method that was tried on the row ended, but for one that
+            diverged after another that had not; rows that took no part have that of their forward solve.
         row_evaluations: Jacobian products, and evaluations of `step` that were recorded for them, times the rows in
             each.
-        obstacle: `(batch,)` int8 of `Obstacle`: why rows that are STALLED got no further, where it is known.
+        obstacle: `(batch,)` int8 of `Obstacle`: why rows got no further, where it is known.
+        method: `(batch,)` int8 of `AdjointSolver`: what found the `u` that is used, the one with the lowest residual
+            where no method reached its tolerance.
+        notes: what else is to be said: a method that could not be tried, and why.
 
     Example:
         >>> import torch, homeostat as hs
@@ -117,9 +166,12 @@ class Adjoint:
     status: Tensor
     row_evaluations: int
     obstacle: Tensor
+    method: Tensor
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        lines = ["Adjoint", describe_rows(self.steps, self.residual, self.status), *describe_obstacles(self.obstacle)]
+        table = describe_rows(self.steps, self.residual, self.status)
+        lines = ["Adjoint", table, *describe_solvers(self.method), *describe_obstacles(self.obstacle), *self.notes]
         return "\n".join(lines)
 
 

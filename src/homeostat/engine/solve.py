@@ -115,7 +115,7 @@ def solve(
     graphed = torch.is_grad_enabled()
     inverse = graphed and isinstance(gradient, Shine) and isinstance(method, Broyden)
     check = "every pair" if graphed else "a half"
-    watch = Watch(returns == "best", trace, inverse, check, sync_every)
+    watch = Watch(returns == "best", trace, inverse, check, sync_every=sync_every)
 
     compile = compile and not is_transformed()
     adjoint: list[Adjoint] = []

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.tape import AnyTape, record
+from homeostat.engine.backward.tape import Tape, record
 from homeostat.engine.forward.independence import check_silence
 from homeostat.engine.norms import noise_floor, row_rms
 from homeostat.engine.problem import Problem
@@ -32,7 +32,7 @@ class JacobianRows:
         autocast: what `f` is recorded under, when it is recorded again.
     """
 
-    def __init__(self, problem: Problem, tape: AnyTape, autocast: AbstractContextManager[Any]) -> None:
+    def __init__(self, problem: Problem, tape: Tape, autocast: AbstractContextManager[Any]) -> None:
         self._problem, self._whole, self._autocast = problem, tape, autocast
         self._all = torch.arange(problem.rows, device=problem.state[0].device)
         self._tape, self._held = tape, self._all
@@ -117,7 +117,7 @@ class JacobianRows:
         self._tape, self._held, self._place = self._whole, self._all, rows
         return self._take(vectors, transposed=transposed) if wanted is None else wanted
 
-    def _record_again(self, rows: Tensor) -> AnyTape | None:
+    def _record_again(self, rows: Tensor) -> Tape | None:
         """The tape of some rows; None where these are not the values that were recorded before."""
         self.evaluations += len(rows)
         try:

@@ -7,19 +7,35 @@ from homeostat.engine.backward.linear_system import Cycle, Rows, System
 from homeostat.engine.solution import Obstacle
 
 
-def gmres(system: System, x: Tensor, r: Tensor, left: Tensor, restart: int) -> Cycle:
-    """One cycle of GMRES from `x` with residual `r`; the Givens rotations are kept as their product, one a row."""
+def gmres(system: System, x: Tensor, r: Tensor, left: Tensor) -> Cycle:
+    """One cycle of GMRES, preconditioned from the right, so that its residual is the system's own.
+
+    What the preconditioner makes of the basis is kept beside it: it may then be any, one that rounds too (FGMRES). The
+    Givens rotations are kept as their product, one a row.
+
+    Args:
+        system: with its preconditioner, if it has one.
+        x: `(rows, n)`, where it begins.
+        r: its residual.
+        left: `(rows,)`, most steps; a step is a product.
+
+    Source:
+        Y. Saad, "A flexible inner-outer preconditioned GMRES algorithm", SIAM J. Sci. Comput. 14 (1993).
+    """
     rows = Rows(x, left)
     count, n = x.shape
-    size = min(restart, int(left.max()))
+    size = int(left.max())
     norm = torch.linalg.vector_norm(r, dim=1)
     basis = x.new_empty(count, size + 1, n)
     basis[:, 0] = r / norm[:, None]
+    directions = x.new_empty(count, size, n) if system.preconditioned else basis
     triangle = x.new_zeros(count, size, size)
     rotation = torch.eye(size + 1, dtype=x.dtype, device=x.device).repeat(count, 1, 1)
     tiny = 10 * torch.finfo(x.dtype).eps
     for k in range(size):
-        w = system.apply(basis[:, k])
+        if system.preconditioned:
+            directions[:, k] = system.precondition(basis[:, k])
+        w = system.apply(directions[:, k])
         whole = torch.linalg.vector_norm(w, dim=1)
         # Gram-Schmidt against all of the basis at once, twice: as orthogonal as the sequential one, and two products.
         former = basis[:, : k + 1]
@@ -45,7 +61,7 @@ def gmres(system: System, x: Tensor, r: Tensor, left: Tensor, restart: int) -> C
         weights = torch.linalg.solve_triangular(
             triangle[:, : k + 1, : k + 1], (norm[:, None] * rotation[:, : k + 1, 0])[:, :, None], upper=True
         )
-        new = x + torch.bmm(former.transpose(1, 2), weights)[:, :, 0]
+        new = x + torch.bmm(directions[:, : k + 1].transpose(1, 2), weights)[:, :, 0]
         # A step that adds a direction the matrix maps to nothing is not taken; a product that is not finite ends a row.
         finite = torch.isfinite(whole)
         obstacle = torch.where(regular | ~finite, Obstacle.NONE, Obstacle.SINGULAR)
@@ -57,4 +73,5 @@ def gmres(system: System, x: Tensor, r: Tensor, left: Tensor, restart: int) -> C
         if stay is not None:
             system, x, norm = system.subset(stay), x[stay], norm[stay]
             basis, triangle, rotation = basis[stay], triangle[stay], rotation[stay]
+            directions = directions[stay] if system.preconditioned else basis
     return rows.result()

@@ -20,16 +20,17 @@ from homeostat.engine.backward.attach import (
     untied,
 )
 from homeostat.engine.backward.differentiable import pull_with_graph
-from homeostat.engine.backward.failure import failures, report_failure
+from homeostat.engine.backward.failure import failures, not_finite, report_adjoint, report_failure
 from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.backward.linear_solve import solve_adjoint
 from homeostat.engine.backward.recording import Recording
-from homeostat.engine.backward.tape import AnyTape, Tape, present_autocast, record
+from homeostat.engine.backward.tape import Tape, present_autocast, record
+from homeostat.engine.backward.vector_function import VectorFunction
 from homeostat.engine.forward.broyden import InverseEstimate
 from homeostat.engine.forward.run import Run
 from homeostat.engine.gradients import Implicit, Neumann, OnFailure, Shine
 from homeostat.engine.methods import Picard
-from homeostat.engine.norms import finite_rows, noise_floor, row_rms
+from homeostat.engine.norms import noise_floor, row_rms
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Adjoint, Status
 from homeostat.engine.stop import Stop
@@ -138,7 +139,9 @@ def without_rows(problem: Problem, found: Run, evaluations: int) -> Run:
         tape = Tape(replace(problem, state=[x.detach() for x in found.leaves]))
     except Exception:  # nobody promised that it can be evaluated there
         return untied(found, evaluations)
-    return tied_to_nothing(found, tape.measured, tape.recording().sources, evaluations + problem.rows)
+    recording = tape.recording()
+    assert recording is not None, "not under a transform of torch.func"
+    return tied_to_nothing(found, tape.measured, recording.sources, evaluations + problem.rows)
 
 
 class _Solved:
@@ -208,7 +211,7 @@ class _Adjoint:
     def __init__(
         self,
         part: Part,
-        tape: AnyTape,
+        tape: Tape,
         recording: Recording | None,
         forward: Tensor,
         failed: Tensor,
@@ -241,17 +244,29 @@ class _Adjoint:
             rows = rows[~self._failed[self._part.rows]]
         source = [g[rows] for g in cotangents] if len(rows) < self._problem.rows else list(cotangents)
         jacobian = JacobianRows(self._problem, self._tape, self._autocast)
-        found, adjoint = solve_adjoint(jacobian, rows, source, gradient.method, gradient.stop, transposed=transposed)
+        start, precondition = (  # for the transposed system: they say nothing of its twin
+            None if function is None or not transposed else VectorFunction(name, function, self._problem)
+            for name, function in (("start", gradient.start), ("preconditioner", gradient.preconditioner))
+        )
+        found, adjoint = solve_adjoint(
+            jacobian,
+            rows,
+            source,
+            gradient.method,
+            gradient.stop,
+            transposed=transposed,
+            start=start,
+            precondition=precondition,
+        )
         self._record(adjoint, rows)
-        report_failure("adjoint", adjoint.status, gradient.stop, gradient.on_failure, adjoint.obstacle)
+        overflowed = not_finite(source)
+        report_adjoint(adjoint, gradient.stop, gradient.on_failure, gradient.method, overflowed)
         failed = failures(adjoint.status, gradient.stop)
         if fallback:
             solved = torch.zeros(self._problem.rows, dtype=torch.bool, device=rows.device)
             solved = solved.index_copy(0, rows, ~failed)
-            return _choose(~failed, found, rows, _finite_or_zero(cotangents)), None if bool(solved.all()) else solved
-        keep = adjoint.status != Status.DIVERGED
-        if gradient.on_failure == "mask":
-            keep = ~failed
+            return _choose(~failed, found, rows, cotangents), None if bool(solved.all()) else solved
+        keep = (~failed if gradient.on_failure == "mask" else adjoint.status != Status.DIVERGED) | overflowed
         return (found, None) if bool(keep.all()) else (_masked(found, keep), keep)
 
     def iterate(self, cotangents: Vectors, steps: int, *, transposed: bool = True) -> list[Tensor]:
@@ -264,15 +279,16 @@ class _Adjoint:
         diverged = adjoint.status == Status.DIVERGED
         if not bool(diverged.any()):
             return found
-        report_failure("adjoint", adjoint.status, stop, "mask")
-        return _masked(found, ~diverged)
+        overflowed = not_finite(cotangents)
+        report_adjoint(adjoint, stop, "mask", Picard(), overflowed)
+        return _masked(found, ~diverged | overflowed)
 
     def estimate(self, vectors: Vectors, apply: Callable[[list[Tensor]], list[Tensor]], ratio: float) -> list[Tensor]:
         """`(I - J)^-T g` as the forward method estimates it; `g` itself where that is much larger than `g`."""
         whole = [g.new_zeros(self._part.total, *g.shape[1:]).index_copy_(0, self._part.rows, g) for g in vectors]
         found = [u[self._part.rows].to(g.dtype) for u, g in zip(apply(whole), vectors, strict=True)]
         trusted = _length(found) <= ratio * _length(vectors)  # a NaN is not trusted
-        return _choose(trusted, found, torch.arange(len(trusted), device=trusted.device), _finite_or_zero(vectors))
+        return _choose(trusted, found, torch.arange(len(trusted), device=trusted.device), vectors)
 
     def _record(self, adjoint: Adjoint, rows: Tensor) -> None:
         """Write the log over all rows of the batch; rows without a solve have the status of their forward one."""
@@ -285,6 +301,8 @@ class _Adjoint:
                 status=part.scatter(adjoint.status, self._forward),
                 row_evaluations=adjoint.row_evaluations,
                 obstacle=part.scatter(adjoint.obstacle, none),
+                method=part.scatter(adjoint.method, none),
+                notes=adjoint.notes,
             )
         )
 
@@ -295,10 +313,6 @@ def _column(mask: Tensor, like: Tensor) -> Tensor:
 
 def _masked(vectors: Sequence[Tensor], keep: Tensor) -> list[Tensor]:
     return [torch.where(_column(keep, u), u, 0) for u in vectors]
-
-
-def _finite_or_zero(vectors: Sequence[Tensor]) -> list[Tensor]:
-    return _masked(vectors, torch.stack([finite_rows(u) for u in vectors]).all(0))
 
 
 def _choose(good: Tensor, found: Sequence[Tensor], rows: Tensor, other: Sequence[Tensor]) -> list[Tensor]:

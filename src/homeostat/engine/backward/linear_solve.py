@@ -1,4 +1,4 @@
-"""The linear system behind every implicit gradient, `u = J^T u + g`, solved per example: one entrance, five methods."""
+"""The linear system behind every implicit gradient, `u = J^T u + g`, solved per example by one method or several."""
 
 from collections.abc import Sequence
 
@@ -6,41 +6,58 @@ import torch
 from torch import Tensor
 
 from homeostat.engine.backward.adjoint import JacobianRows
-from homeostat.engine.backward.krylov import solve_by_cycles
-from homeostat.engine.backward.linear_system import Products, Twin
-from homeostat.engine.forward.run import run
-from homeostat.engine.methods import AdjointMethod, Anderson, Picard
-from homeostat.engine.norms import row_rms
-from homeostat.engine.problem import Problem
-from homeostat.engine.solution import Adjoint
+from homeostat.engine.backward.krylov import Solved, solve_by_cycles
+from homeostat.engine.backward.linear_iteration import solve_by_iteration
+from homeostat.engine.backward.linear_system import Products, RowFunction, Twin
+from homeostat.engine.backward.scaling import AtSizeOne, at_size_one
+from homeostat.engine.methods import CG, GMRES, AdjointMethod, Anderson, NormalCG, Picard
+from homeostat.engine.norms import finite_rows
+from homeostat.engine.solution import Adjoint, AdjointSolver, Obstacle, Status
 from homeostat.engine.stop import Stop
+
+_SOLVERS = {
+    Picard: AdjointSolver.PICARD,
+    Anderson: AdjointSolver.ANDERSON,
+    GMRES: AdjointSolver.GMRES,
+    NormalCG: AdjointSolver.NORMAL_CG,
+    CG: AdjointSolver.CG,
+}
 
 
 def solve_adjoint(
     jacobian: JacobianRows,
     rows: Tensor,
     cotangents: Sequence[Tensor],
-    method: AdjointMethod,
+    method: AdjointMethod | tuple[AdjointMethod, ...],
     stop: Stop,
     *,
     transposed: bool = True,
+    start: RowFunction | None = None,
+    precondition: RowFunction | None = None,
 ) -> tuple[list[Tensor], Adjoint]:
     """Solve `u = J^T u + g` per example, with rows leaving as they finish.
 
     The residual is RMS(J^T u + g - u) over RMS(J^T u + g), the largest over the leaves, whatever the method; all of
-    them begin at `u = g` and work in float32 at least.
+    them begin at `u = g` unless a start is given, and work in float32 at least.
+
+    Of several methods each gets the rows that those before it left, and as many steps as the stop allows, all but the
+    last let go early of rows that they hardly bring nearer. `GMRES` begins where it would begin alone, so that it
+    solves whatever it solves alone; the others go on from the best solution so far. What is kept in the end is the
+    solution with the lowest residual.
 
     Args:
         jacobian: products with `J^T` and `J`, row by row.
         rows: `(rows,)` int64, which rows of that batch are to be solved.
         cotangents: `g`, one `(rows, ...)` per measured leaf.
-        method: how it is solved.
+        method: how it is solved; of several without a tolerance the first one alone.
         stop: when an example's solve stops.
         transposed: False solves the twin, `x = J x + b`, in the same way, with `cotangents` for `b`.
+        start: from `g` to where `u` begins.
+        precondition: what is near the inverse of `I - J^T` (of the twin: of `I - J`). `NormalCG` and `CG` do without.
 
     Returns:
-        `u`, one per measured leaf in the dtype of its `g`, and how the solve went. Rows that diverged have a `u`
-        which is finite where `g` is, and means nothing.
+        `u`, one per measured leaf in the dtype of its `g`, and how the solve went. Rows whose `g` is not finite are
+        DIVERGED with `u = g`; rows that diverged otherwise have a `u` which is finite and means nothing.
 
     Example:
         >>> from homeostat.engine.methods import GMRES
@@ -52,33 +69,96 @@ def solve_adjoint(
         (tensor([4., 4., 4.]), tensor([3, 3]))
     """
     products: Products = jacobian if transposed else Twin(jacobian)
+    unit = jacobian.unit(cotangents)
+    if unit > torch.finfo(torch.float32).eps:
+        products = AtSizeOne(products)
+    if precondition is not None:
+        precondition = at_size_one(precondition)
     source = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in cotangents]
-    if isinstance(method, Picard | Anderson):
+    ledger = _Ledger(source)
+    held = torch.stack([finite_rows(g) for g in source]).all(0).nonzero().squeeze(1)
+    whole = len(held) == len(rows)
+    begin = source if whole else [g[held] for g in source]
+    if start is not None and len(held):
+        nothing = torch.stack([(g == 0).flatten(1).all(1) for g in begin]).all(0)
+        begin = [
+            torch.where(nothing.view(-1, *[1] * (u.ndim - 1)), 0, u)
+            for u in start(rows if whole else rows[held], begin)
+        ]
+    ledger.begin(held, begin)
+    methods = method if isinstance(method, tuple) else (method,)
+    notes: list[str] = []
+    for place, one in enumerate(methods if stop.tests else methods[:1]):
+        if not len(held):
+            break
+        batch = rows if len(held) == len(rows) else rows[held]
+        at = (products, batch, [g[held] for g in source], ledger.where(held, cold=isinstance(one, GMRES)))
+        if isinstance(one, Picard | Anderson):
+            found = solve_by_iteration(*at, one, stop, precondition, give_up=place + 1 < len(methods))
+        elif not place or not isinstance(one, NormalCG):
+            found = solve_by_cycles(*at, one, stop, unit, precondition if isinstance(one, GMRES) else None)
+        else:
+            try:
+                found = solve_by_cycles(*at, one, stop, unit)
+            except RuntimeError as error:  # what the methods before it found is kept
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                notes.append(f"NormalCG, which differentiates step twice, could not be tried: {_first_line(error)}")
+                break
+        ledger.enter(held, found, _SOLVERS[type(one)], first=not place)
+        held = held[found.status != Status.CONVERGED]
+    u = [x.to(g.dtype) for x, g in zip(ledger.leaves, cotangents, strict=True)]
+    return u, ledger.adjoint(jacobian.evaluations, notes)
 
-        def step(u: tuple[Tensor, ...], at: list[Tensor]) -> tuple[Tensor, ...]:
-            present, *g = at
-            return tuple(p + s for p, s in zip(products.pull(present, u), g, strict=True))
 
-        # The system is linear: solved at a size of about 1, whatever the size of the gradient, and scaled back.
-        scales = _powers_of_two(source)
-        scaled = [_times(g, scales) for g in source]
-        found = run(Problem.of(step, tuple(scaled), [rows, *scaled]), stop, method)
-        leaves, steps, residual, status = found.leaves, found.steps, found.residual, found.status
-        leaves = [_times(u, 1 / scales) for u in leaves]
-        obstacle = torch.zeros_like(status)
-    else:
-        unit = jacobian.unit(cotangents)
-        leaves, steps, residual, status, obstacle = solve_by_cycles(products, rows, source, method, stop, unit)
-    adjoint = Adjoint(steps, residual, status, jacobian.evaluations, obstacle)
-    return [u.to(g.dtype) for u, g in zip(leaves, cotangents, strict=True)], adjoint
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _powers_of_two(leaves: Sequence[Tensor]) -> Tensor:
-    """`(rows,)`, what brings the largest leaf of each row to a root mean square of about 1 without rounding."""
-    size = torch.stack([row_rms(x).to(torch.float64) for x in leaves]).amax(0)
-    exponent = torch.where((size > 0) & size.isfinite(), size, 1.0).log2().round()
-    return torch.exp2(-exponent.clamp(-120, 120))
+class _Ledger:
+    """The best that was found for each row, and how."""
 
+    def __init__(self, source: Sequence[Tensor]) -> None:
+        count, device = len(source[0]), source[0].device
+        wide = torch.float64 if any(g.dtype == torch.float64 for g in source) else torch.float32
+        self.leaves = [g.clone() for g in source]
+        self._begin = self.leaves
+        self._steps = torch.zeros(count, dtype=torch.int64, device=device)
+        self._residual = torch.full((count,), float("nan"), dtype=wide, device=device)
+        self._status = torch.full((count,), Status.DIVERGED, dtype=torch.int8, device=device)
+        self._obstacle, self._solver = torch.zeros_like(self._status), torch.zeros_like(self._status)
+        self._lowest = torch.full_like(self._residual, float("inf"))
 
-def _times(leaf: Tensor, scales: Tensor) -> Tensor:
-    return leaf * scales.to(leaf.dtype).view(-1, *[1] * (leaf.ndim - 1))
+    def begin(self, rows: Tensor, leaves: Sequence[Tensor]) -> None:
+        """Where these rows begin; the others have no solve."""
+        for old, new in zip(self.leaves, leaves, strict=True):
+            old[rows] = new
+        self._begin = [x.clone() for x in self.leaves]
+
+    def where(self, rows: Tensor, *, cold: bool) -> list[Tensor]:
+        """Where rows go on: at the best that there is of them, or at their beginning if `cold`."""
+        return [x[rows] for x in (self._begin if cold else self.leaves)]
+
+    def enter(self, rows: Tensor, found: Solved, solver: AdjointSolver, *, first: bool) -> None:
+        """A method's results. What diverged is no better than where the row began."""
+        diverged = found.status == Status.DIVERGED
+        size = torch.where(diverged, float("inf"), found.residual.to(self._residual.dtype))
+        better = (found.status == Status.CONVERGED) | (size < self._lowest[rows]) | (~diverged & first)
+        told = better | first
+        for old, new in zip(self.leaves, found.leaves, strict=True):
+            old[rows[better]] = new[better]
+        self._lowest[rows] = torch.where(better, size, self._lowest[rows])
+        self._residual[rows] = torch.where(told, found.residual.to(size.dtype), self._residual[rows])
+        self._solver[rows[told]] = solver
+        ended = told | ~diverged
+        self._status[rows[ended]] = found.status[ended]
+        # Another method may end otherwise on a singular system; it is singular all the same.
+        singular = (self._obstacle[rows] == Obstacle.SINGULAR) & (found.status != Status.CONVERGED)
+        obstacle = torch.where(singular & (found.obstacle == 0), self._obstacle[rows], found.obstacle.to(torch.int8))
+        self._obstacle[rows[ended]] = obstacle[ended]
+        self._steps[rows] += found.steps
+
+    def adjoint(self, evaluations: int, notes: Sequence[str]) -> Adjoint:
+        """How the solve went."""
+        parts = (self._steps, self._residual, self._status, evaluations, self._obstacle, self._solver)
+        return Adjoint(*parts, tuple(notes))

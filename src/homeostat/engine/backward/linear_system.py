@@ -6,7 +6,7 @@ is `A = W (I - J^T) W^-1`, and the norm of a residual bounds the largest relativ
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,6 +17,10 @@ from homeostat.engine.stop import Stop
 
 # The residual that a method carries along drifts from the true one; aiming a little lower makes a second go rare.
 _AIM = 0.9
+
+
+RowFunction = Callable[[Tensor, Sequence[Tensor]], list[Tensor]]
+"""From vectors of the rows `(rows,)` int64, one `(rows, ...)` per measured leaf, to other such vectors."""
 
 
 class Products(Protocol):
@@ -56,6 +60,7 @@ class System:
         sizes: the root mean square of each, `(rows,)`.
         stop: when a row is done.
         alike: one scale for all leaves of a row, under which a symmetric matrix stays symmetric.
+        precondition: what is near the inverse of `I - J^T`, if anything is known to be.
     """
 
     def __init__(
@@ -67,8 +72,9 @@ class System:
         stop: Stop,
         *,
         alike: bool = False,
+        precondition: RowFunction | None = None,
     ) -> None:
-        self.rows, self._products, self._stop = rows, products, stop
+        self.rows, self._products, self._stop, self._precondition = rows, products, stop, precondition
         self._shapes = [x.shape[1:] for x in after]
         self._lengths = [x[0].numel() for x in after]
         self._dtypes = [x.dtype for x in after]
@@ -108,6 +114,15 @@ class System:
     def apply(self, x: Tensor) -> Tensor:
         """`A x`."""
         return x - self.join(self._products.pull(self.rows, self.split(x)))
+
+    @property
+    def preconditioned(self) -> bool:
+        """Whether there is a preconditioner."""
+        return self._precondition is not None
+
+    def precondition(self, x: Tensor) -> Tensor:
+        """What is near `A^-1 x`; `x` itself where there is no preconditioner."""
+        return x if self._precondition is None else self.join(self._precondition(self.rows, self.split(x)))
 
     def transpose(self, x: Tensor) -> Tensor:
         """`A^T x`."""

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from homeostat.engine.backward.functional import FunctionalTape, is_graphed_by_transform, is_transformed, unwrapped
+from homeostat.engine.backward.functional import is_transformed, unwrapped
 from homeostat.engine.backward.graph import mark
 from homeostat.engine.backward.recording import Recording, eagerly
 from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.problem import Problem
+from homeostat.errors import ContractError
 
 
 class Tape:
@@ -90,30 +91,60 @@ class Tape:
         return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
 
 
-class TapeUnderTangents(Tape):
-    """`Tape` where `torch.func.jvp` is at work, and no `grad`: below its tangents there is a plain graph."""
+class TransformedTape(Tape):
+    """`Tape` under the transforms of `torch.func`, whose tensors cannot be asked to require a gradient.
+
+    The evaluation that leads to parameters and context, or has their tangents, is another one than that which products
+    are taken of: the latter begins at plain tensors, and below all transforms it leaves a plain graph.
+    """
 
     def __init__(self, problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> None:
         self.measured = problem.layout.measured()
-        state = list(problem.state)
-        with temporarily_clear_interpreter_stack():
-            for i in self.measured:
-                state[i] = unwrapped(state[i]).detach().requires_grad_()
+        state = [x.detach() for x in problem.state]
         with torch.enable_grad(), autocast or nullcontext(), eagerly(), refuse_batch_statistics(dropout=True):
+            after = problem.apply(list(state), problem.context)
+            self.outputs = [after[i] for i in self.measured]
+            with temporarily_clear_interpreter_stack():
+                self.inputs = [unwrapped(state[i]).detach().requires_grad_() for i in self.measured]
+            for i, leaf in zip(self.measured, self.inputs, strict=True):
+                state[i] = leaf
             after = problem.apply(state, problem.context)
-        self.inputs = [state[i] for i in self.measured]
-        self.outputs = [after[i] for i in self.measured]
-        self._values = [unwrapped(x) for x in self.outputs]
+        self._values = [unwrapped(after[i]) for i in self.measured]
         self._pushed = None
+        self._pull = None
+        if not any(x.requires_grad for x in self._values):  # as it is where gradients are off around the transform
+            self._pull = self._functional(problem)
+
+    def _functional(self, problem: Problem) -> Any:
+        def measured(*leaves: Tensor) -> tuple[Tensor, ...]:
+            state = [x.detach() for x in problem.state]
+            for i, leaf in zip(self.measured, leaves, strict=True):
+                state[i] = leaf
+            after = problem.apply(state, problem.context)
+            return tuple(after[i] for i in self.measured)
+
+        return torch.func.vjp(measured, *(problem.state[i].detach() for i in self.measured))[1]
 
     def recording(self) -> None:
         """Under a transform nothing is known of what was recorded."""
 
+    def pull(self, cotangents: Sequence[Tensor]) -> list[Tensor]:
+        """See `Tape.pull`."""
+        if self._pull is None:
+            return super().pull(cotangents)
+        return list(self._pull(tuple(cotangents), retain_graph=True))
 
-AnyTape = Tape | FunctionalTape
+    def push(self, tangents: Sequence[Tensor]) -> list[Tensor]:
+        """See `Tape.push`."""
+        if self._pull is None:
+            return super().push(tangents)
+        raise ContractError(
+            "products with the Jacobian itself (NormalCG, forward mode) under torch.func need gradients to be enabled "
+            "around it: leave torch.no_grad()"
+        )
 
 
-def record(problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> "AnyTape":
+def record(problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> Tape:
     """The tape that fits what is going on: `torch.func` or plain autograd.
 
     Example:
@@ -121,10 +152,7 @@ def record(problem: Problem, autocast: AbstractContextManager[Any] | None = None
         >>> record(problem).pull([torch.ones(1, 1)])
         [tensor([[2.]])]
     """
-    if is_graphed_by_transform():
-        with autocast or nullcontext():
-            return FunctionalTape(problem)
-    return TapeUnderTangents(problem, autocast) if is_transformed() else Tape(problem, autocast)
+    return TransformedTape(problem, autocast) if is_transformed() else Tape(problem, autocast)
 
 
 def _forget(leaf: Tensor) -> None:

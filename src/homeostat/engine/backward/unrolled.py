@@ -1,6 +1,7 @@
 """Backpropagation through all steps, or through the last few of each example."""
 
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import torch
@@ -84,6 +85,7 @@ def _checkpointed(problem: Problem) -> Problem:
     """
     surroundings = Surroundings(problem.step)
 
+    @wraps(problem.step, assigned=(), updated=())
     def step(state: Any, context: Any) -> Any:
         first: list[Tensor] = []
 
@@ -104,7 +106,6 @@ def _checkpointed(problem: Problem) -> Problem:
         with set_checkpoint_early_stop(False):  # or the last operations would not be looked at
             return checkpoint(taken, state, context, use_reentrant=False)
 
-    step.__wrapped__ = problem.step
     return replace(problem, step=step)
 
 

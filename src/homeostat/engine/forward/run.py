@@ -75,7 +75,7 @@ def run(
 
 def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bool) -> Run:
     device = problem.state[0].device
-    test = StopTest(stop, problem.state, problem.layout.measured())
+    test = StopTest(stop, problem.state, problem.layout.measured(), watch.give_up)
     stepper = make_stepper(problem, method, compile)
     # An inverse is kept as it was when its row was finished, so that no step may come after that one.
     pace = Pace(problem.state, 1 if watch.inverse else watch.sync_every, stepper.block)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.forward.cycles import LONGEST_PERIOD, CycleTest
+from homeostat.engine.forward.patience import PatienceTest
 from homeostat.engine.forward.record import Mask, Record, Table
 from homeostat.engine.norms import bound, largest_trusted, noise_floor, smallest_trusted
 from homeostat.engine.solution import Status
@@ -46,7 +47,7 @@ class Decision(NamedTuple):
 class StopTest:
     """Finds `steps`, `residual` and `status` of every example, as its row is finished."""
 
-    def __init__(self, stop: Stop, state: list[Tensor], measured: list[int]) -> None:
+    def __init__(self, stop: Stop, state: list[Tensor], measured: list[int], give_up: bool = False) -> None:
         rows = state[0].shape[0]
         leaves = [state[i] for i in measured]
         self.tests = stop.tests
@@ -62,6 +63,7 @@ class StopTest:
         self._huge = min(largest_trusted(leaf.dtype) for leaf in leaves)
         self._limit = np.maximum(self._rtol, self._floor)  # what counts as near
         self._cycles = CycleTest()
+        self._patience = PatienceTest(rows) if give_up and stop.tests else None
         self._limits = np.broadcast_to(np.asarray(_numbers(stop.max_steps), np.int64), (rows,))
         self._ends = sorted(set(self._limits.tolist()))
         self.max_steps = self._ends[-1] if self._ends else 0
@@ -98,13 +100,14 @@ class StopTest:
         if not self.tests and not ending:
             return None
         changes, last_sizes = record.changes()
-        calm, ordinary = self._look(changes, last_sizes)
-        if calm and not ending and not self._cycles.due(end):
+        calm, ordinary, nearest = self._look(changes, last_sizes)
+        slow = None if self._patience is None else self._patience.observe(nearest, end % CHECKPOINT == 0)
+        if calm and not ending and slow is None and not self._cycles.due(end):
             return None
         if not ordinary and self.tests:
             changes, _ = record.exact_norms()
         cycling = self._cycles.observe(record, changes, self._tolerance, exact=not ordinary) if self.tests else None
-        if calm and not ending and cycling is None:
+        if calm and not ending and slow is None and cycling is None:
             return None
         skipped = 0
         if calm or not self.tests:  # whatever ends here ends with the last step
@@ -113,10 +116,11 @@ class StopTest:
         sizes = record.sizes() if ordinary else []
         if not ordinary:
             changes, sizes = record.exact_norms()
-        return self._decide(record, rows, end, skipped, changes, sizes, cycling)
+        return self._decide(record, rows, end, skipped, changes, sizes, cycling, slow)
 
-    def _look(self, changes: list[Table], sizes: list[Table]) -> tuple[bool, bool]:
-        """Whether no row came near anything, and whether all norms are in the range where one pass gets them right.
+    def _look(self, changes: list[Table], sizes: list[Table]) -> tuple[bool, bool, Table]:
+        """Whether no row came near anything; whether all norms are in the range where one pass gets them right; and
+        `(steps, rows)` residuals in units of what has to be reached.
 
         The sizes of f(z) are known at the last step alone; before it they were no larger than that and all changes
         together. A NaN is never calm.
@@ -137,7 +141,7 @@ class StopTest:
             and not any(map(math.isnan, self.closest))
             and largest <= min(self._bounds)
         )
-        return calm, ordinary
+        return calm, ordinary, nearest
 
     def _within(self, changes: list[Table], sizes: list[Table]) -> Mask:
         return np.all([c <= limit for c, limit in zip(changes, self._tolerance(sizes), strict=True)], 0)
@@ -154,6 +158,7 @@ class StopTest:
         changes: list[Table],
         sizes: list[Table],
         cycling: Mask | None,
+        slow: Mask | None,
     ) -> Decision | None:
         steps, everyone = record.steps, np.arange(len(rows))
         ratios = [np.where(c == 0, 0.0, c / s) for c, s in zip(changes, sizes, strict=True)]
@@ -175,6 +180,8 @@ class StopTest:
             stalled, repeats = (stalled | (repeats & rounding)) & self._tested, repeats & ~rounding & self._tested
             status[stalled], status[repeats], status[hit] = Status.STALLED, Status.CYCLING, Status.CONVERGED
             over = over | hit | stalled | repeats
+            if slow is not None:
+                over |= slow & self._tested
         gone = over & diverged[at, everyone]
         status[gone] = Status.DIVERGED
         if not over.any():
@@ -208,6 +215,8 @@ class StopTest:
         self._limits = self._limits[positions]
         self._floored = bool(np.isfinite(np.minimum(self._best, self._low)).any())
         self._cycles.keep(positions, index)
+        if self._patience is not None:
+            self._patience.keep(positions)
 
 
 def _numbers(value: float | Tensor) -> object:

@@ -25,6 +25,8 @@ class Watch:
     """Keep Broyden's estimate of the inverse Jacobian."""
     check: Literal["no", "a half", "every pair"] = "no"
     """Whether rows hear of one another is looked at when the first of them are finished; see `independence`."""
+    give_up: bool = False
+    """Let go of rows whose residual hardly falls, with the status MAX_STEPS: another method waits for them."""
     sync_every: int | None = None
     """Steps between looks at the stopping test; None: chosen on the way."""
 
