@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from homeostat.checks import is_whole, plain_numbers
 from homeostat.engine.methods import AdjointMethod, Anderson
 from homeostat.engine.stop import Stop, check_count, check_range
 
@@ -51,6 +52,7 @@ class Implicit:
     on_failure: OnFailure = "warn"
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if not isinstance(self.method, AdjointMethod):
             raise ValueError(f"method must be Picard, Anderson, CG, GMRES or NormalCG, made, not {self.method!r}")
         if self.stop is not None:
@@ -86,6 +88,7 @@ class Phantom:
     damping: float = 0.5
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_count("steps", self.steps)
         check_range("damping", self.damping, 1e-6, "above 0 and at most 1", high=1.0)
 
@@ -122,6 +125,7 @@ class Neumann:
     terms: int = 5
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_count("terms", self.terms)
 
 
@@ -148,6 +152,7 @@ class Shine:
     fallback_ratio: float = 1.3
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_range("fallback_ratio", self.fallback_ratio, 0, "a number, 0 or more")
 
 
@@ -175,8 +180,8 @@ class Unrolled:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.last, int) and not isinstance(self.last, bool)
-        if self.last is not None and (not whole or self.last < 1):
+        plain_numbers(self)
+        if self.last is not None and (not is_whole(self.last) or self.last < 1):
             raise ValueError(f"last must be None or a whole number, 1 or more, not {self.last!r}")
         if not isinstance(self.checkpoint, bool):
             raise ValueError(f"checkpoint must be True or False, not {self.checkpoint!r}")

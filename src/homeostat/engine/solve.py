@@ -95,7 +95,7 @@ def solve(
     if not isinstance(compile, bool):
         raise TypeError(f"compile must be True or False, not {compile!r}")
     if sync_every is not None:
-        check_count("sync_every", sync_every)
+        sync_every = check_count("sync_every", sync_every)
     refuse_vmap()
     problem = Problem.of(step, state, context)
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
