@@ -99,13 +99,8 @@ def test_numbers_from_numpy_do_as_plain_ones_in_calls():
     plain = hs.solve(lambda z, _: 0.5 * z + 1, start, sync_every=4, stop=Stop(float(np.float32(1e-3))))
     assert torch.equal(given.state, plain.state)
     contexts = [torch.ones(1, 3) for _ in range(4)]
-    options = {
-        "batch_size": np.int64(2),
-        "look_ahead": np.uint8(1),
-        "refill": np.float32(0.5),
-        "sync_every": np.int8(2),
-    }
-    found = list(hs.solve_stream(lambda z, c: 0.5 * z + c, torch.zeros_like, contexts, refill=np.float32(0.5), **sizes))
+    sizes = {"batch_size": np.int64(2), "look_ahead": np.uint8(1), "sync_every": np.int8(2), "refill": np.float32(0.5)}
+    found = list(hs.solve_stream(lambda z, c: 0.5 * z + c, torch.zeros_like, contexts, **sizes))
     assert len(found) == 4
 
 
