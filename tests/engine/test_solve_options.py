@@ -1,6 +1,7 @@
 """Options refuse nonsense when they are made, and every one can be made bare."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -65,8 +66,51 @@ def test_an_absolute_tolerance_is_a_number():
         Stop(atol=torch.zeros(3))
 
 
-def test_numbers_from_numpy_are_numbers():
-    assert Stop(rtol=np.float64(1e-3), atol=0).rtol == 1e-3
+@pytest.mark.parametrize("whole", [np.int64, np.int8, np.uint16])
+@pytest.mark.parametrize("real", [np.float64, np.float32, np.float16])
+def test_numbers_from_numpy_are_numbers_and_kept_as_plain_ones(whole, real):
+    half, three = real(0.5), whole(3)
+    pairs = [
+        (Stop(half, half, three), Stop(0.5, 0.5, 3)),
+        (Stop(rtol=three), Stop(rtol=3)),
+        (Picard(half), Picard(0.5)),
+        (hs.Anderson(three, half), hs.Anderson(3, 0.5)),
+        (hs.Broyden(three), hs.Broyden(3)),
+        (hs.GMRES(three), hs.GMRES(3)),
+        (Implicit(hs.Anderson(three), Stop(half)), Implicit(hs.Anderson(3), Stop(0.5))),
+        (hs.Phantom(three, half), hs.Phantom(3, 0.5)),
+        (hs.Neumann(three), hs.Neumann(3)),
+        (hs.Shine(half), hs.Shine(0.5)),
+        (Unrolled(last=three), Unrolled(last=3)),
+        (hs.bilevel.GradientDescent(half, most_halvings=three), hs.bilevel.GradientDescent(0.5, most_halvings=3)),
+        (hs.inference.Breadth(three), hs.inference.Breadth(3)),
+    ]
+    for given, plain in pairs:
+        assert given == plain
+        assert repr(given) == repr(plain)
+        json.dumps(dataclasses.asdict(given), default=str)
+        for value in dataclasses.asdict(given).values():
+            assert not isinstance(value, np.generic)
+
+
+def test_numbers_from_numpy_do_as_plain_ones_in_calls():
+    start = torch.zeros(2, 3)
+    given = hs.solve(lambda z, _: 0.5 * z + 1, start, sync_every=np.int64(4), stop=Stop(np.float32(1e-3)))
+    plain = hs.solve(lambda z, _: 0.5 * z + 1, start, sync_every=4, stop=Stop(float(np.float32(1e-3))))
+    assert torch.equal(given.state, plain.state)
+    contexts = [torch.ones(1, 3) for _ in range(4)]
+    sizes = {"batch_size": np.int64(2), "look_ahead": np.uint8(1), "sync_every": np.int8(2), "refill": np.float32(0.5)}
+    found = list(hs.solve_stream(lambda z, c: 0.5 * z + c, torch.zeros_like, contexts, **sizes))
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("value", [np.array(3), np.array([3]), np.bool_(True), torch.tensor(3), np.complex64(3), "3"])
+@pytest.mark.parametrize(
+    "make", [lambda v: Stop(rtol=v), lambda v: Stop(max_steps=v), hs.Anderson, hs.Broyden, hs.Phantom, Unrolled]
+)
+def test_what_is_no_number_is_refused_as_before(make, value):
+    with pytest.raises(ValueError, match="must be"):
+        make(value)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from homeostat.bilevel.line_search import backtrack, moved
 from homeostat.bilevel.objective import Objective, row_gradients, row_values_and_gradients
 from homeostat.bilevel.step import InnerStep
+from homeostat.checks import plain_numbers
 from homeostat.engine import Carry
 from homeostat.engine.stop import check_count, check_range
 
@@ -49,6 +50,7 @@ class GradientDescent(InnerStep):
     most_halvings: int = 15
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if self.step_size is not None:
             check_range("step_size", self.step_size, 1e-12, "above 0")
         check_count("most_halvings", self.most_halvings)

@@ -7,6 +7,7 @@ from torch.utils import _pytree as pytree
 
 from homeostat.bilevel.objective import Objective, row_gradients
 from homeostat.bilevel.step import InnerStep
+from homeostat.checks import plain_numbers
 from homeostat.engine.stop import check_range
 
 
@@ -43,6 +44,7 @@ class Momentum(InnerStep):
     nesterov: bool = False
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_range("step_size", self.step_size, 1e-12, "above 0")
         check_range("momentum", self.momentum, 0, "0 or more and below 1", high=1 - 1e-12)
         if not isinstance(self.nesterov, bool):

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from homeostat.bilevel.objective import Objective, row_gradients
 from homeostat.bilevel.step import InnerStep
+from homeostat.checks import plain_numbers
 from homeostat.engine.stop import check_range
 
 
@@ -40,6 +41,7 @@ class Newton(InnerStep):
     step_size: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_range("damping", self.damping, 0, "a number, 0 or more")
         check_range("step_size", self.step_size, 1e-6, "above 0 and at most 1", high=1.0)
 

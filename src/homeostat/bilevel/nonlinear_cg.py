@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from homeostat.bilevel.objective import Objective, row_gradients
 from homeostat.bilevel.step import InnerStep
+from homeostat.checks import plain_numbers
 from homeostat.engine import Carry
 from homeostat.engine.stop import check_count
 
@@ -50,6 +51,7 @@ class NonlinearCG(InnerStep):
     most_halvings: int = 15
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_count("most_halvings", self.most_halvings)
 
     def start(self, parameters: Any) -> Any:

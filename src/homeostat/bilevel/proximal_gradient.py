@@ -8,6 +8,7 @@ from torch.utils import _pytree as pytree
 from homeostat.bilevel.objective import Objective, row_gradients
 from homeostat.bilevel.proximal_operators import Proximal
 from homeostat.bilevel.step import InnerStep
+from homeostat.checks import plain_numbers
 from homeostat.engine.stop import check_range
 
 
@@ -40,6 +41,7 @@ class ProximalGradient(InnerStep):
     prox: Proximal
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_range("step_size", self.step_size, 1e-12, "above 0")
         if not callable(self.prox):
             raise ValueError(f"prox must be SoftThreshold, Ball, Box or a function, not {self.prox!r}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from homeostat.checks import plain_numbers
 from homeostat.engine.stop import check_range
 
 Proximal = Callable[[Any, float, Any], Any]
@@ -30,6 +31,7 @@ class SoftThreshold:
     weight: float | Tensor | Callable[[Any], Tensor]
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if isinstance(self.weight, Tensor):
             if not bool((self.weight >= 0).all()):  # a NaN is neither
                 raise ValueError("weight must be 0 or more in every entry")
@@ -62,6 +64,7 @@ class Ball:
     radius: float
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_range("radius", self.radius, 1e-30, "above 0")
 
     def __call__(self, parameters: Any, step_size: float, context: Any) -> Any:
@@ -90,6 +93,7 @@ class Box:
     high: float = float("inf")
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if not self.low < self.high:
             raise ValueError(f"low must be below high, not {self.low!r} and {self.high!r}")
 

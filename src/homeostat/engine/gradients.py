@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from homeostat.checks import is_whole, plain_numbers
 from homeostat.engine.methods import CG, GMRES, AdjointMethod, Anderson, NormalCG
 from homeostat.engine.stop import Stop, check_count, check_range
 
@@ -69,6 +70,7 @@ class Implicit:
     preconditioner: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         methods = self.method if isinstance(self.method, tuple) else (self.method,)
         if not methods or not all(isinstance(one, AdjointMethod) for one in methods):
             raise ValueError(
@@ -117,6 +119,7 @@ class Phantom:
     damping: float = 0.5
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_count("steps", self.steps)
         check_range("damping", self.damping, 1e-6, "above 0 and at most 1", high=1.0)
 
@@ -153,6 +156,7 @@ class Neumann:
     terms: int = 5
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_count("terms", self.terms)
 
 
@@ -179,6 +183,7 @@ class Shine:
     fallback_ratio: float = 1.3
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_range("fallback_ratio", self.fallback_ratio, 0, "a number, 0 or more")
 
 
@@ -206,8 +211,8 @@ class Unrolled:
     checkpoint: bool = False
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.last, int) and not isinstance(self.last, bool)
-        if self.last is not None and (not whole or self.last < 1):
+        plain_numbers(self)
+        if self.last is not None and (not is_whole(self.last) or self.last < 1):
             raise ValueError(f"last must be None or a whole number, 1 or more, not {self.last!r}")
         if not isinstance(self.checkpoint, bool):
             raise ValueError(f"checkpoint must be True or False, not {self.checkpoint!r}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from homeostat.checks import plain_numbers
 from homeostat.engine.stop import check_count, check_range
 
 _DAMPING = "above 0 and at most 1"
@@ -27,6 +28,7 @@ class Picard:
     damping: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         _check_damping(self.damping)
 
 
@@ -51,6 +53,7 @@ class Anderson:
     damping: float = 1.0
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_count("memory", self.memory)
         _check_damping(self.damping)
 
@@ -73,6 +76,7 @@ class Broyden:
     memory: int = 30
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_count("memory", self.memory)
 
 
@@ -95,6 +99,7 @@ class GMRES:
     restart: int | None = None
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if self.restart is not None:
             check_count("restart", self.restart)
 

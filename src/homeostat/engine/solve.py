@@ -100,7 +100,7 @@ def solve(
     if not isinstance(compile, bool):
         raise TypeError(f"compile must be True or False, not {compile!r}")
     if sync_every is not None:
-        check_count("sync_every", sync_every)
+        sync_every = check_count("sync_every", sync_every)
     if is_transformed():
         mapping = Mapping.around(step, state, context, stop)
         if mapping is not None:

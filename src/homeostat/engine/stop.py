@@ -6,16 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homeostat.checks import is_number, is_whole, plain_number, plain_numbers
 
-def check_range(name: str, value: float, low: float, what: str, high: float = float("inf")) -> None:
-    """Refuse what is not a finite number from `low` to `high`.
+
+def check_range(name: str, value: float, low: float, what: str, high: float = float("inf")) -> float:
+    """Refuse what is not a finite number from `low` to `high`; returns it as a plain Python number.
 
     Raises:
         ValueError: saying `what` would be right.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high or value == float("inf"):
+    if not is_number(value) or not low <= value <= high or value == float("inf"):
         raise ValueError(f"{name} must be {what}, not {value!r}")
+    return plain_number(value)
 
 
 def check_option(name: str, value: object, kinds: Any, example: str) -> None:
@@ -29,14 +31,15 @@ def check_option(name: str, value: object, kinds: Any, example: str) -> None:
         raise TypeError(f"{name} must be an instance such as {example}, not {value!r}{hint}")
 
 
-def check_count(name: str, value: int, low: int = 1) -> None:
-    """Refuse what is not a whole number, `low` or more.
+def check_count(name: str, value: int, low: int = 1) -> int:
+    """Refuse what is not a whole number, `low` or more; returns it as a plain Python number.
 
     Raises:
         ValueError: naming the option.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+    if not is_whole(value) or value < low:
         raise ValueError(f"{name} must be a whole number, {low} or more, not {value!r}")
+    return plain_number(value)
 
 
 def _check_tensor(name: str, value: Tensor, integer: bool) -> None:
@@ -78,6 +81,7 @@ class Stop:
     max_steps: int | Tensor = 200
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if isinstance(self.rtol, Tensor):
             _check_tensor("rtol", self.rtol, integer=False)
         else:

@@ -341,12 +341,11 @@ def solve_stream(
         >>> stream.read, stream.finished
         (3, 3)
     """
-    check_count("batch_size", batch_size)
-    look_ahead = batch_size if look_ahead is None else look_ahead
-    check_count("look_ahead", look_ahead, 0)
-    check_range("refill", refill, 0, "from 0 to 1", high=1)
+    batch_size = check_count("batch_size", batch_size)
+    look_ahead = batch_size if look_ahead is None else check_count("look_ahead", look_ahead, 0)
+    refill = check_range("refill", refill, 0, "from 0 to 1", high=1)
     if sync_every is not None:
-        check_count("sync_every", sync_every)
+        sync_every = check_count("sync_every", sync_every)
     check_option("method", method, Method, "hs.Anderson()")
     if isinstance(stop, type) or not callable(stop):
         _checked(stop)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from homeostat.checks import plain_numbers
 from homeostat.engine import Shared, Status
 from homeostat.engine.nest import flatten
 from homeostat.engine.stop import check_count, check_range
@@ -47,6 +48,7 @@ class Breadth:
     seed: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_count("starts", self.starts)
         if self.choose not in get_args(Choose):
             raise ValueError(f"choose must be one of {', '.join(get_args(Choose))}, not {self.choose!r}")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from homeostat.checks import is_number
 from homeostat.errors import InputError, PolicyError
 from homeostat.inference.candidates import Candidate, evaluate, families, most_accurate
 from homeostat.inference.learn_then_test import (
@@ -95,14 +96,15 @@ def fit_stopping(
     """
     if (max_accuracy_loss is None) == (max_mean_steps is None):
         raise InputError("give either max_accuracy_loss, such as 0.001, or max_mean_steps, such as 50")
-    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 < confidence < 1:
+    if not is_number(confidence) or not 0 < confidence < 1:
         raise InputError(f"confidence must be a probability between 0 and 1, such as 0.9, not {confidence!r}")
+    confidence = float(confidence)
     if max_accuracy_loss is not None:
-        _share("max_accuracy_loss", max_accuracy_loss)
-    elif not isinstance(max_mean_steps, int | float) or not 1 <= max_mean_steps < float("inf"):
+        max_accuracy_loss = _share("max_accuracy_loss", max_accuracy_loss)
+    elif not is_number(max_mean_steps) or not 1 <= max_mean_steps < float("inf"):
         raise InputError(f"max_mean_steps must be a number, 1 or more, not {max_mean_steps!r}")
     if max_error is not None:
-        _share("max_error", max_error)
+        max_error = _share("max_error", max_error)
     courses = _courses(source, max_steps, judge, signals, seed, device, on_examples)
     _check_courses(courses, max_accuracy_loss, max_error, confidence)
     choosing, *judging = _parts(courses, 2 if max_error is None else 3, seed)
@@ -304,6 +306,7 @@ def _nothing(
     )
 
 
-def _share(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
+def _share(name: str, value: Any) -> float:
+    if not is_number(value) or not 0 < value < 1:
         raise InputError(f"{name} must be a share between 0 and 1, such as 0.01, not {value!r}")
+    return float(value)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
+from homeostat.checks import is_number
 from homeostat.errors import PolicyError
 from homeostat.files import write_text
 from homeostat.models.model_hash import hash_of
@@ -30,8 +31,7 @@ def _read_condition(given: Any) -> Any:
         signal, threshold = given["signal"], given["threshold"]
         if not isinstance(signal, str) or signal not in SIGNALS:
             raise ValueError(f"unknown signal {signal!r}: it is one of {', '.join(SIGNALS)}")
-        number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        if not number or not abs(threshold) <= 1e300:
+        if not is_number(threshold) or not abs(threshold) <= 1e300:
             raise ValueError(f"the threshold of {signal} must be a finite number, not {str(threshold)[:40]}")
         return Condition(signal, float(threshold))  # type: ignore[arg-type] - one of SIGNALS
     return given

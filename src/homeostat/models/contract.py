@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from homeostat.checks import is_number, is_whole, plain_number
 from homeostat.errors import ContractError
 from homeostat.models.starts import Start
 
@@ -154,7 +155,8 @@ def from_functions(
         if not callable(function):
             raise ContractError(f"{key} must be a function, not {function!r}")
     check_attributes(trained_steps, unit_cost)
-    attributes = {"name": name, "trained_steps": trained_steps, "unit_cost": unit_cost, "stochastic": stochastic}
+    numbers = {"trained_steps": plain_number(trained_steps), "unit_cost": plain_number(unit_cost)}
+    attributes = {"name": name, **numbers, "stochastic": stochastic}
     return _FromFunctions(functions, attributes)
 
 
@@ -187,8 +189,7 @@ initial_state, step, decode
 
 def check_attributes(trained_steps: Any, unit_cost: Any = 1.0) -> None:
     """Raise a ContractError for an impossible horizon or cost."""
-    whole = isinstance(trained_steps, int) and not isinstance(trained_steps, bool) and trained_steps > 0
-    if trained_steps is not None and not whole:
+    if trained_steps is not None and not (is_whole(trained_steps) and trained_steps > 0):
         raise ContractError(f"trained_steps must be None or a whole number above 0, not {trained_steps!r}")
-    if isinstance(unit_cost, bool) or not isinstance(unit_cost, int | float) or not 0 < unit_cost < float("inf"):
+    if not is_number(unit_cost) or not 0 < unit_cost < float("inf"):
         raise ContractError(f"unit_cost must be a number above 0, not {unit_cost!r}")

@@ -41,10 +41,8 @@ class VariationalDropout(nn.Module):
 
     def __init__(self, p: float, *, stream: int = 0) -> None:
         super().__init__()
-        check_range("p", p, 0, "a number from 0 to below 1", high=1 - 1e-6)
-        check_count("stream", stream, 0)
-        self.p = p
-        self.stream = stream
+        self.p = check_range("p", p, 0, "a number from 0 to below 1", high=1 - 1e-6)
+        self.stream = check_count("stream", stream, 0)
 
     def mask(
         self, like: Tensor, *, seeds: Tensor | None = None, generator: torch.Generator | None = None

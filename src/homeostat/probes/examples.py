@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from homeostat.checks import is_number, is_whole
 from homeostat.errors import ContractError, InputError
 
 Examples = Iterable[tuple[Any, Any]]
@@ -134,8 +134,7 @@ def whole_number(name: str, value: Any, *, least: int = 1, most: int = MOST_STEP
         Traceback (most recent call last):
         homeostat.errors.InputError: steps must be a whole number from 1 to 10,000,000, not 0
     """
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not least <= value <= most:
+    if not is_whole(value) or not least <= value <= most:
         raise InputError(f"{name} must be a whole number from {least} to {most:,}, not {value!r}")
     return int(value)
 
@@ -148,8 +147,7 @@ def positive(name: str, value: Any) -> float:
         Traceback (most recent call last):
         homeostat.errors.InputError: radius must be a finite number above 0, not nan
     """
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not number or not 0 < value < float("inf"):
+    if not is_number(value) or not 0 < value < float("inf"):
         raise InputError(f"{name} must be a finite number above 0, not {value!r}")
     return float(value)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from homeostat.checks import is_number, plain_number
 from homeostat.files import write_bytes, write_text
 from homeostat.probes.report import render_report
 from homeostat.probes.results import Audit
@@ -47,8 +48,8 @@ def to_json(audits: Sequence[Audit]) -> str:
 
 def plain(value: Any) -> Any:
     """What strict JSON can hold: null for what is not finite, lists for tuples, text for keys."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if is_number(value):
+        return plain_number(value) if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from homeostat.checks import plain_number
 from homeostat.serving.limits import Limits
 from homeostat.serving.metrics import Metrics
 from homeostat.serving.queue import Queue, Ticket
@@ -109,8 +110,8 @@ class Service:
         return {
             "name": self.subject.name,
             **self.subject.describe(),
-            "trained_steps": model.trained_steps,
-            "unit_cost": model.unit_cost,
+            "trained_steps": plain_number(model.trained_steps),
+            "unit_cost": plain_number(model.unit_cost),
             **self.about,
             "limits": {name: getattr(self.limits, name) for name in self.limits.__dataclass_fields__},
         }

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from homeostat.checks import plain_numbers
 from homeostat.engine.stop import check_count, check_range
 
 
@@ -40,6 +41,7 @@ class Limits:
     connections: int = 512
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         for name in ("body", "elements", "examples", "queue", "slots", "connections"):
             check_count(name, getattr(self, name))
         for name in ("seconds", "body_seconds"):

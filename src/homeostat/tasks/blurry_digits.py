@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from homeostat.checks import plain_numbers
 from homeostat.errors import InputError
 from homeostat.tasks.base import Batch, LabelTask, Split
 from homeostat.tasks.idx_files import read_idx
@@ -69,6 +70,7 @@ class BlurryDigits(LabelTask):
     classes: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         number = isinstance(self.noise, int | float) and not isinstance(self.noise, bool)
         if not number or not 0 <= self.noise < math.inf:
             raise InputError(f"noise {self.noise!r} is not a standard deviation: a number of 0 or more")

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.checks import plain_numbers
 from homeostat.errors import InputError
 from homeostat.tasks.base import Batch, Split, Task
 from homeostat.tasks.random_words import Words, random_words
@@ -77,6 +78,7 @@ class EdgeCopy(Task):
     features: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if self.degree is not None and not (_whole(self.degree) and 1 <= self.degree <= _MOST_NODES):
             raise InputError(f"degree {self.degree!r} is impossible: None, or a whole number from 1 to {_MOST_NODES:,}")
         if not (_whole(self.identifiers) and 1 <= self.identifiers <= 1024):

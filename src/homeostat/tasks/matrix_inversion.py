@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.checks import plain_numbers
 from homeostat.errors import InputError
 from homeostat.tasks.base import Batch, Split, Task
 from homeostat.tasks.random_words import Words, random_words
@@ -77,6 +78,7 @@ class MatrixInversion(Task):
     sizes: ClassVar[tuple[int, ...]] = (2, 5, 10, 20)
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if isinstance(self.side, bool) or not isinstance(self.side, int) or not 1 <= self.side <= _MOST_SIDE:
             raise InputError(f"side {self.side!r} is impossible: a whole number from 1 to {_MOST_SIDE}")
         number = isinstance(self.tolerance, int | float) and not isinstance(self.tolerance, bool)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
+from homeostat.checks import plain_numbers
 from homeostat.errors import InputError
 from homeostat.tasks.base import IGNORE, Batch, Legend, Puzzle, PuzzleTask, Split
 from homeostat.tasks.maze_generation import carve, dead_ends, draw_ends, draw_free, percolate, room_pixels
@@ -81,6 +82,7 @@ class Mazes(PuzzleTask):
     )
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         number = isinstance(self.percolation, int | float) and not isinstance(self.percolation, bool)
         if not number or not 0 <= self.percolation <= 1:
             raise InputError(f"percolation {self.percolation!r} is not a probability: a number from 0 to 1")

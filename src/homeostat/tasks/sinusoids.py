@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.checks import is_number, plain_numbers
 from homeostat.errors import InputError
 from homeostat.tasks.base import Batch, Split, Task
 from homeostat.tasks.random_words import Words, random_words
@@ -62,6 +63,7 @@ class Sinusoids(Task):
     sizes: ClassVar[tuple[int, ...]] = (5, 10, 20)
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if isinstance(self.queries, bool) or not isinstance(self.queries, int) or not 1 <= self.queries <= _MOST:
             raise InputError(f"queries {self.queries!r} is impossible: a whole number from 1 to {_MOST:,}")
         for name in ("amplitude", "phase"):
@@ -118,7 +120,7 @@ class Sinusoids(Task):
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)
 
 
 def _range(name: str, given: object) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
+from homeostat.checks import plain_numbers
 from homeostat.errors import InputError
 from homeostat.tasks.base import Batch, Legend, Puzzle, PuzzleTask, Split
 from homeostat.tasks.random_words import Words
@@ -72,6 +73,7 @@ class Sudoku(PuzzleTask):
     )
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if self.side is not None and self.side not in BOXES:
             raise InputError(f"side {self.side!r} is impossible for sudoku: it is one of {', '.join(map(str, BOXES))}")
         ends = {"givens": (self.side or max(BOXES)) ** 2, "least_rating": None, "most_rating": None}

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from homeostat.bilevel.affine.problem import check_float64
+from homeostat.checks import plain_numbers
 from homeostat.engine.stop import check_range
 from homeostat.errors import InputError
 
@@ -85,6 +86,7 @@ class Huber(OuterLoss):
     smoothness = 1.0
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         _check(self.target)
         check_range("width", self.width, 1e-12, "above 0")
 

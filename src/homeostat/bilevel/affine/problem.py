@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homeostat.checks import is_whole
 from homeostat.engine import Picard, Stop, solve
 from homeostat.engine.stop import check_count
 from homeostat.errors import InputError
@@ -253,7 +254,7 @@ def check_steps(steps: int, extra: int, *, least: int = 1) -> None:
         ValueError: naming the number.
     """
     check_count("steps", steps, least)
-    if isinstance(extra, bool) or not isinstance(extra, int) or steps + extra < 0:
+    if not is_whole(extra) or steps + extra < 0:
         raise ValueError(f"extra must be a whole number, {-steps} or more after {steps} steps, not {extra!r}")
 
 

@@ -21,8 +21,7 @@ class _MaskedDropout(nn.Module):
 
     def __init__(self, dropout: float = 0.5, token_first: bool = True) -> None:
         super().__init__()
-        check_range("dropout", dropout, 0, "a number from 0 to below 1", high=1 - 1e-6)
-        self.dropout = dropout
+        self.dropout = check_range("dropout", dropout, 0, "a number from 0 to below 1", high=1 - 1e-6)
         self.token_first = token_first
         self.mask: Tensor | None = None
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from homeostat.checks import plain_numbers
 from homeostat.engine.stop import check_count, check_range
 from homeostat.errors import ContractError, InputError
 
@@ -50,6 +51,7 @@ class _Norm:
     eps: float = 1e-12
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         for name in ("target_norm", "clip_value"):
             check_range(name, getattr(self, name), 1e-12, "a number above 0")
         check_count("n_power_iterations", self.n_power_iterations)

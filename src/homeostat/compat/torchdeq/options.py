@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from homeostat.checks import plain_numbers
 from homeostat.compat.torchdeq.solver import SOLVERS
 from homeostat.engine.stop import check_count, check_range
 from homeostat.errors import InputError, warn_caller
@@ -67,6 +68,7 @@ class Options:
     indexing: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         self._one_of("core", CORES)
         for name in ("f_solver", "b_solver"):
             self._one_of(name, SOLVERS)
@@ -89,9 +91,7 @@ class Options:
         for name in ("grad", "sup_loc", "indexing"):  # lists of a parser become tuples, so that nobody changes them
             value = getattr(self, name)
             many = () if value is None else (value,) if isinstance(value, int) else tuple(value)
-            for number in many:
-                check_count(name, number)
-            object.__setattr__(self, name, many)
+            object.__setattr__(self, name, tuple(check_count(name, number) for number in many))
         if not self.grads:
             raise InputError("grad must be a number of steps, 1 or more, or a list of them, not an empty list")
         if self.sup_gap > max(self.grads):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from homeostat.checks import plain_numbers
 from homeostat.compat.torchdeq.together import Table, Together, solve_together
 from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.methods import Anderson, Broyden, Method, Picard
@@ -88,6 +89,7 @@ class SolverOptions:
     more: dict[str, Any]
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         check_count("max_iter", self.max_iter, 0)
         check_range("tol", self.tol, 0, "a number, 0 or more")
         if self.stop_mode not in ("abs", "rel"):

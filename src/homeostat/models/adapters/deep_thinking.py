@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from homeostat.checks import plain_number
 from homeostat.errors import CheckpointError, ContractError
 from homeostat.models.adapters.foreign_weights import fit, read_file, tensors_of
 from homeostat.models.contract import IteratedModel, check_attributes
@@ -96,7 +97,7 @@ class DeepThinkingNet(nn.Module, IteratedModel):
         if group_norm and width % _GROUPS:
             raise ContractError(f"group_norm needs a width that {_GROUPS} divides, not {width}")
         check_attributes(trained_steps)
-        self.name, self.trained_steps, self.recall, self.blocks = name, trained_steps, recall, blocks
+        self.name, self.trained_steps, self.recall, self.blocks = name, plain_number(trained_steps), recall, blocks
         convolution = nn.Conv1d if dims == 1 else nn.Conv2d
 
         def layer(inputs: int, outputs: int) -> nn.Module:

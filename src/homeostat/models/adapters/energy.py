@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from homeostat.checks import is_number, plain_number
 from homeostat.engine.nest import flatten
 from homeostat.errors import ContractError
 from homeostat.models.adapters.keyed_noise import fingerprints, mixed, normals
@@ -178,12 +179,12 @@ def from_energy(
             raise ContractError(f"{key} must be a function, not {function!r}")
     limits = {"step_size": (step_size, math.inf), "damping": (damping, 1.0), "temperature": (temperature, math.inf)}
     for key, (value, most) in limits.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = is_number(value) and math.isfinite(value)
         least_fits = number and (value >= 0 if key == "temperature" else value > 0)
         if not least_fits or value > most:
             wanted = {"step_size": "above 0", "damping": "above 0 and at most 1", "temperature": "0 or above"}[key]
             raise ContractError(f"{key} must be a finite number {wanted}, not {value!r}")
     check_attributes(trained_steps)
     model = EnergyModel(functions, {key: float(value) for key, (value, _) in limits.items()}, seed)
-    model.name, model.trained_steps = name, trained_steps
+    model.name, model.trained_steps = name, plain_number(trained_steps)
     return model

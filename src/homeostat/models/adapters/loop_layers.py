@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from homeostat.checks import is_number, is_whole
 from homeostat.errors import ContractError
 from homeostat.models.adapters.stand_in import Fixed, Recorder, Returned, StandIn, Teller, with_modules
 from homeostat.models.adapters.token_inputs import bare, layer_arguments, read_tokens
@@ -133,7 +134,7 @@ def loop_layers(
         ...     bool((looped.decode(state, context) == own(ids).logits.movedim(-1, 1)).all())
         True
     """
-    if isinstance(damping, bool) or not isinstance(damping, int | float) or not 0 < damping <= 1:
+    if not is_number(damping) or not 0 < damping <= 1:
         raise ContractError(f"damping must be a number above 0 and at most 1, not {damping!r}")
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ContractError(f"{type(model).__name__} is an encoder and a decoder; loop_layers takes decoders alone")
@@ -141,13 +142,12 @@ def loop_layers(
     there = dict(model.named_modules()).get(path)
     if not isinstance(there, nn.ModuleList):
         raise ContractError(f"{type(model).__name__} has no list of layers at {path!r}; there are {_listed(model)}")
-    whole = all(isinstance(x, int) and not isinstance(x, bool) for x in (first, last))
-    if not whole or not 0 <= first <= last < len(there):
+    if not (is_whole(first) and is_whole(last)) or not 0 <= first <= last < len(there):
         raise ContractError(
             f"first and last must be layers 0 to {len(there) - 1} of {path}, first not behind last, not {first!r} and "
             f"{last!r}"
         )
-    return LoopedLayers(model, path, first, last, float(damping))
+    return LoopedLayers(model, path, int(first), int(last), float(damping))
 
 
 def _find_layers(model: nn.Module) -> str:

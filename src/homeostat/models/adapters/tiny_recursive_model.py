@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from homeostat.checks import plain_number
 from homeostat.errors import ContractError, InputError
 from homeostat.models.adapters.token_answers import TokenAnswers
 from homeostat.models.contract import IteratedModel, check_attributes
@@ -33,7 +34,7 @@ class TinyRecursive(TokenAnswers, nn.Module, IteratedModel):
         super().__init__()
         self.net: Any = net
         self.name = name
-        self.trained_steps = trained_steps
+        self.trained_steps = plain_number(trained_steps)
         self.unit_cost = float(self.net.num_refinement_blocks * (self.net.num_latent_refinements + 1))
 
     @property

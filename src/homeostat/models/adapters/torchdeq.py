@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from homeostat.checks import plain_number
 from homeostat.errors import ContractError
 from homeostat.models.contract import IteratedModel, check_attributes
 from homeostat.models.starts import Start
@@ -127,4 +128,4 @@ def from_torchdeq(
     check_attributes(trained_steps, unit_cost)
     given = [modules] if isinstance(modules, nn.Module) else list(modules)
     given += [x for x in functions.values() if isinstance(x, nn.Module) and x not in given]
-    return TorchDEQModel(functions, given, name, trained_steps, unit_cost)
+    return TorchDEQModel(functions, given, name, plain_number(trained_steps), plain_number(unit_cost))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from homeostat.checks import is_number, is_whole
 from homeostat.engine.nest import count_rows, flatten
 from homeostat.errors import ContractError
 from homeostat.models.conformance.case import Case, Untested, Wrong, examples, said
@@ -18,11 +19,11 @@ def attributes(case: Case) -> str:
     """`trained_steps`, `unit_cost`, `stochastic` and `name` make sense."""
     model = case.subject
     trained, cost = getattr(model, "trained_steps", None), getattr(model, "unit_cost", 1.0)
-    if trained is not None and (isinstance(trained, bool) or not isinstance(trained, int) or trained < 1):
+    if trained is not None and (not is_whole(trained) or trained < 1):
         raise Wrong(
             f"trained_steps is {trained!r}; it must be None or a whole number above 0, the most steps in training"
         )
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 < cost < float("inf"):
+    if not is_number(cost) or not 0 < cost < float("inf"):
         raise Wrong(
             f"unit_cost is {cost!r}; it must be a number above 0, the cost of a step in cell evaluations or FLOPs"
         )

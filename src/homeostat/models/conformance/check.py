@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from homeostat.checks import is_whole
 from homeostat.errors import HomeostatError, InputError
 from homeostat.models.conformance import batches, calls, repeats
 from homeostat.models.conformance.case import Case, Untested, Wrong, rows_in, said
@@ -88,11 +89,11 @@ def check_model(
         raise InputError(
             "inputs must be a tensor or a nest of tensors, batch first, with as many rows each, and one row at least"
         )
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= 100_000):
+    if steps is not None and (not is_whole(steps) or not 1 <= steps <= 100_000):
         raise InputError(f"steps must be a whole number from 1 to 100,000, not {steps!r}")
     if rtol is not None and not 0 <= rtol < 1:
         raise InputError(f"rtol must be a number from 0 up to 1, not {rtol!r}")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if not is_whole(seed) or seed < 0:
         raise InputError(f"seed must be a whole number of 0 or more, not {seed!r}")
     name = str(getattr(model, "name", type(model).__name__))
     missing = _missing(model)
@@ -100,12 +101,12 @@ def check_model(
         rest = [Check(check, "not tested", "needs the functions") for check, _, _ in _CHECKS]
         return Conformance(name, rows, 0, (Check("functions", "failed", missing), *rest))
     trained = getattr(model, "trained_steps", None)
-    longest = steps or min(64, max(8, trained if isinstance(trained, int) else 8))
+    longest = int(steps) if steps else min(64, max(8, int(trained) if is_whole(trained) else 8))
     iterated = _as_it_is(model)
     checks = [Check("functions", "passed", ", ".join(FUNCTIONS))]
     with _evaluating(model, device) as place, torch.no_grad():
         inputs, targets = (_moved(tree, place) for tree in (inputs, targets))
-        case = Case(model, iterated, inputs, targets, model if judge is None else judge, rows, longest, seed, rtol)
+        case = Case(model, iterated, inputs, targets, model if judge is None else judge, rows, longest, int(seed), rtol)
         checks += [_made(check, function, ask, case) for check, function, ask in _CHECKS]
     return Conformance(name, rows, longest, tuple(checks))
 

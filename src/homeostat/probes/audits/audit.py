@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from homeostat.checks import is_whole
 from homeostat.errors import InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.model_hash import hash_of
@@ -147,7 +147,7 @@ def audit(
 
 
 def _budgets(steps: Sequence[int], horizon: int | None) -> list[int]:
-    if any(isinstance(step, bool) or not isinstance(step, int | np.integer) for step in steps):
+    if not all(map(is_whole, steps)):
         raise InputError(f"steps must be whole numbers, such as [1, 4, 16, 64], not {list(steps)}")
     budgets = sorted({int(step) for step in steps})
     if not budgets or budgets[0] < 1 or budgets[-1] > MOST_STEPS:

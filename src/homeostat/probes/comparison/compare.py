@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from homeostat.checks import is_number
 from homeostat.errors import InputError
 from homeostat.models.contract import IteratedModel, as_model
 from homeostat.models.starts import stream_seed
@@ -120,7 +121,7 @@ def compare(
         raise InputError(f"costs must be 'evaluations' or 'seconds', not {costs!r}")
     most = None if most is None else positive("most", most)
     seed = whole_number("seed", seed, least=0, most=2**63 - 2)
-    if isinstance(calibration, bool) or not isinstance(calibration, int | float) or not 0 < calibration < 1:
+    if not is_number(calibration) or not 0 < calibration < 1:
         raise InputError(f"calibration must be a share above 0 and below 1, such as 0.5, not {calibration!r}")
     runners = [_Runner.of(str(name), model, judge) for name, model in models.items()]
     splits: list[_Split] = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from homeostat.checks import is_number
 from homeostat.engine.problem import Problem
 from homeostat.errors import ContractError
 from homeostat.models.contract import IteratedModel
@@ -49,7 +50,7 @@ def price_in_evaluations(model: IteratedModel, name: str) -> Price:
         ContractError: it is not a finite number above 0.
     """
     cost = model.unit_cost
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 < cost < float("inf"):
+    if not is_number(cost) or not 0 < cost < float("inf"):
         raise ContractError(f"unit_cost of {name} must be a finite number above 0, not {cost!r}")
     return Price(0.0, float(cost))
 

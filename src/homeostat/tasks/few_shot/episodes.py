@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homeostat.checks import is_whole
 from homeostat.errors import InputError
 from homeostat.tasks.random_words import Words, fold, random_words
 
@@ -75,4 +76,4 @@ def shuffled(keys: Words, ways: int, each: int) -> NDArray[np.int64]:
 
 def whole(value: Any) -> bool:
     """Whether an option is a whole number; a bool is none."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    return is_whole(value)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from homeostat.checks import plain_numbers
 from homeostat.errors import InputError
 from homeostat.tasks.base import Batch, ClassificationTask, Split
 from homeostat.tasks.few_shot.episodes import shuffled, streams, whole
@@ -52,6 +53,7 @@ class FewShotTask(ClassificationTask):
     channels: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         if self.ways == 1:
             raise InputError(f"ways 1 leaves {self.name} nothing to tell apart: with one class every answer is right")
         if not (whole(self.ways) and 2 <= self.ways <= _MOST_WAYS):

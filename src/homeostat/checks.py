@@ -1,0 +1,48 @@
+"""What counts as a number in an option: Python's own and NumPy's scalars alike, kept as plain Python numbers."""
+
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import Any, TypeGuard
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether this is a real number: Python's, or a NumPy scalar. A bool is none, and neither is an array or a tensor.
+
+    Example:
+        >>> import numpy as np
+        >>> is_number(np.float32(0.5)), is_number(2), is_number(True), is_number(np.array(0.5))
+        (True, True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether this is a whole number by its type: Python's, or a NumPy scalar. A bool is none.
+
+    Example:
+        >>> import numpy as np
+        >>> is_whole(np.int64(3)), is_whole(3.0), is_whole(True)
+        (True, False, False)
+    """
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def plain_number(value: Any) -> Any:
+    """A number as Python's own `int` or `float`, so that it prints, compares and is stored as one; others as they are.
+
+    Example:
+        >>> import numpy as np
+        >>> plain_number(np.int64(3)), plain_number(np.float32(0.5)), plain_number("3"), plain_number(True)
+        (3, 0.5, '3', True)
+    """
+    if not is_number(value):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def plain_numbers(option: Any) -> None:
+    """Make every number among the fields of a dataclass, frozen or not, a plain one: for `__post_init__`."""
+    for field in fields(option):
+        value = getattr(option, field.name)
+        if is_number(value) and type(value) not in (int, float):
+            object.__setattr__(option, field.name, plain_number(value))
