@@ -1,92 +1,92 @@
-"""Refusing modules in `step` that let examples of a batch depend on one another, or on chance."""
+"""Refusing operations in `step` that let examples of a batch depend on one another, or on chance."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils.hooks import RemovableHandle
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from homeostat.errors import ContractError, ConvergenceWarning, warn_caller
 
-
-class _Looking(threading.local):
-    """What is looked for in the modules that this thread calls now.
-
-    Modules that other threads call at the same time are left alone. A thread's own variable rather than a context's,
-    because PyTorch's compiler can read it: a compiled cell is traced with the hook.
-    """
-
-    def __init__(self) -> None:  # called once in every thread
-        self.active = False
-        self.dropout = False
-
-
-_looking = _Looking()
+_NORMS = {functional.batch_norm: "training", torch.batch_norm: 5}
+_NOISE = {
+    functional.dropout: "training",
+    functional.dropout1d: "training",
+    functional.dropout2d: "training",
+    functional.dropout3d: "training",
+    functional.alpha_dropout: "training",
+    functional.feature_alpha_dropout: "training",
+    torch.dropout: 2,
+}
 
 
-@contextmanager
-def refuse_batch_statistics(*, dropout: bool = False) -> Iterator[None]:
-    """While this lasts, a module that this thread calls and that normalises by statistics of its batch raises.
+def refuse_batch_statistics(*, dropout: bool = False) -> AbstractContextManager[Any]:
+    """While this lasts, a call of this thread that normalises by statistics of its batch raises.
+
+    It is a mode of PyTorch's, which belongs to the thread that is in it: modules that others train are left alone.
 
     Args:
-        dropout: warn of modules that draw new noise each time: a fixed point and its gradient need the same map.
+        dropout: warn of what draws new noise each time: a fixed point and its gradient need the same map.
 
     Raises:
-        ContractError: (when the module is called) naming it.
+        ContractError: (at the call) naming the module.
     """
-    outer = _looking.active, _looking.dropout
-    _looking.active, _looking.dropout = True, dropout or _looking.dropout
-    _hook.acquire()
-    try:
-        yield
-    finally:
-        _hook.release()
-        _looking.active, _looking.dropout = outer
+    return _Refusal(dropout)
 
 
-class _Hook:
-    """PyTorch's hooks on modules are those of the whole process: one is there while any thread needs it."""
+class _Refusal(TorchFunctionMode):
+    def __init__(self, dropout: bool) -> None:
+        super().__init__()
+        self._dropout = dropout
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._handle: RemovableHandle | None = None
-
-    def acquire(self) -> None:
-        """One more user."""
-        with self._lock:
-            if not self._users:
-                self._handle = register_module_forward_pre_hook(_check)
-            self._users += 1
-
-    def release(self) -> None:
-        """One user less."""
-        with self._lock:
-            self._users -= 1
-            if not self._users and self._handle is not None:
-                self._handle.remove()
-                self._handle = None
-
-
-_hook = _Hook()
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _NORMS and _argument(func, _NORMS[func], args, kwargs):
+            raise ContractError(
+                f"step calls {_caller(func)} in training mode: an example's answer would depend on who shares its "
+                "batch. Put it in evaluation mode, or use GroupNorm or LayerNorm"
+            )
+        if self._dropout and func in _NOISE and _argument(func, _NOISE[func], args, kwargs):
+            share = _argument(func, 1 if isinstance(_NOISE[func], int) else "p", args, kwargs)
+            if share:
+                warn_caller(
+                    f"step calls {_caller(func)} in training mode: it draws new noise at every evaluation, so there is "
+                    "no fixed point to differentiate. Put a mask of hs.nn.VariationalDropout into the context",
+                    ConvergenceWarning,
+                )
+        return func(*args, **kwargs)
 
 
-def _check(module: nn.Module, _: Any) -> None:
-    if not _looking.active:
-        return
-    if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
-        raise ContractError(
-            f"step calls {type(module).__name__} in training mode: an example's answer would depend on who shares "
-            "its batch. Put it in evaluation mode, or use GroupNorm or LayerNorm"
-        )
-    if _looking.dropout and isinstance(module, _DropoutNd) and module.training and module.p > 0:
-        warn_caller(
-            f"step calls {type(module).__name__} in training mode: it draws new noise at every evaluation, so "
-            "there is no fixed point to differentiate. Put a mask of hs.nn.VariationalDropout into the context",
-            ConvergenceWarning,
-        )
+def _argument(func: Callable[..., Any], which: str | int, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """An argument of a call, by its name, or by its place where the function has no signature."""
+    if isinstance(which, int):
+        return args[which] if which < len(args) else True
+    bound = _signature(func).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments[which]
+
+
+@cache
+def _signature(func: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(func)
+
+
+def _caller(func: Callable[..., Any]) -> str:
+    """The kind of module that called the function, or the function's own name."""
+    frame = sys._getframe(2)
+    for _ in range(4):
+        if frame is None:
+            break
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            return type(owner).__name__
+        frame = frame.f_back
+    return func.__name__

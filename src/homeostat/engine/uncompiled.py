@@ -1,7 +1,11 @@
 """Functions that PyTorch's compiler runs as they are, and does not look into."""
 
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
+
+import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,3 +34,13 @@ def uncompiled(function: Function) -> Function:
     function._torchdynamo_disable = True  # pyright: ignore[reportFunctionMemberAccess]
     function._torchdynamo_disable_msg = "homeostat decides by values"  # pyright: ignore[reportFunctionMemberAccess]
     return function
+
+
+def eagerly() -> AbstractContextManager[object]:
+    """Compiled functions run as they were written while this lasts.
+
+    A compiled backward pass can be taken once, and cannot be differentiated; an adjoint solve needs both.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and the import takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

@@ -10,11 +10,12 @@ from homeostat.engine.backward.failure import report_failure
 from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.backward.graph import mark
 from homeostat.engine.backward.implicit import without_rows
-from homeostat.engine.backward.recording import Recording, eagerly
+from homeostat.engine.backward.recording import Recording
 from homeostat.engine.forward.run import Run
 from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.stop import Stop
+from homeostat.engine.uncompiled import eagerly
 
 
 def phantom(problem: Problem, found: Run, stop: Stop, steps: int, damping: float) -> Run:

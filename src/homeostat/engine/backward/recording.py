@@ -1,8 +1,7 @@
 """A recorded evaluation together with what it was recorded with: where its gradients go, and whether it still holds."""
 
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -70,13 +69,3 @@ class Recording:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def eagerly() -> AbstractContextManager[object]:
-    """Compiled functions run as they were written while this lasts.
-
-    A compiled backward pass can be taken once, and cannot be differentiated; an adjoint solve needs both.
-    """
-    if "torch._dynamo" not in sys.modules:  # nothing has been compiled, and the import takes seconds
-        return nullcontext()
-    return torch.compiler.set_stance("force_eager")

@@ -10,9 +10,10 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from homeostat.engine.backward.functional import is_transformed, unwrapped
 from homeostat.engine.backward.graph import mark
-from homeostat.engine.backward.recording import Recording, eagerly
+from homeostat.engine.backward.recording import Recording
 from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.problem import Problem
+from homeostat.engine.uncompiled import eagerly
 from homeostat.errors import ContractError
 
 

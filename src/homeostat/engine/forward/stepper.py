@@ -10,6 +10,7 @@ from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.forward.record import Record
 from homeostat.engine.nest import append, select
 from homeostat.engine.problem import Problem
+from homeostat.engine.uncompiled import eagerly
 
 
 class Stepper(ABC):
@@ -30,7 +31,7 @@ class Stepper(ABC):
         self._apply = self._first_step
 
     def _first_step(self, state: list[Tensor]) -> list[Tensor]:
-        with refuse_batch_statistics():
+        with eagerly(), refuse_batch_statistics():
             after = self._bound(state)
         self._apply = self._bound
         return after
