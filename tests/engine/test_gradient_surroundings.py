@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.func import functional_call, grad, jacrev
 
 import homeostat as hs
 from homeostat import Carry, Implicit, Shared, Stop, Unrolled
@@ -192,25 +192,6 @@ def test_jacrev(gradient):
     for index in ((0, 0), (2, 3)):
         (wanted,) = torch.autograd.grad(state[index], x, retain_graph=True)
         torch.testing.assert_close(jacobian[index], wanted, rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize("gradient", MODES)
-def test_vmap_says_what_to_do_instead(gradient):
-    with pytest.raises(ContractError, match=r"cannot run under torch.vmap: put those examples into its batch"):
-        vmap(Layer(gradient))(X[None])
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own, when `jvp` is first used
-@pytest.mark.parametrize("gradient", MODES)
-def test_forward_mode_is_right_or_raises(gradient):
-    layer, tangent = Layer(gradient), X.flip(0)
-    if gradient != Unrolled():
-        with pytest.raises(ContractError, match=r"needs gradient=Unrolled\(\)"):
-            jvp(layer, (X,), (tangent,))
-        return
-    _, got = jvp(layer, (X,), (tangent,))
-    wanted = torch.einsum("abij,ij->ab", jacrev(layer)(X), tangent)
-    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("gradient", [EXACT[0], EXACT[2], Neumann()])

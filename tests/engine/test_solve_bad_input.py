@@ -328,7 +328,7 @@ def test_a_failed_solve_keeps_nothing_alive(method):
     held = []
 
     def step(z, c):
-        held.append(torch.ones(2, 3))
+        held.append(torch.ones(1, 3))
         if len(held) == 8:
             raise Broken
         return 0.99 * z + c + held[-1]

@@ -113,7 +113,9 @@ def test_without_tolerances_exactly_max_steps_are_taken(limits, last):
     with torch.set_grad_enabled(last is not None):
         solution = solve(step, torch.ones(4, 2), stop=stop, gradient=hs.Unrolled(last=last))
     assert solution.steps.tolist() == wanted
-    assert solution.row_evaluations == sum(wanted) == sum(calls)
+    halves = 2 if last is None else 0  # rows that are evaluated alone, once, to see that they do not hear of the others
+    assert solution.row_evaluations == sum(calls)
+    assert 0 <= sum(calls) - sum(wanted) <= halves
     assert solution.status.tolist() == [Status.MAX_STEPS] * 4
 
 
@@ -237,11 +239,13 @@ def test_row_evaluations_count_what_the_step_really_saw():
     solution = solve(step, torch.zeros(4, 2), gain, stop=Stop(1e-5, 0.0, 400))
     assert solution.row_evaluations == sum(calls)
     # A test that looks every few steps may see a row finish late: its answer is that of the first step all the same.
-    assert int(solution.steps.sum()) <= solution.row_evaluations <= 1.02 * int(solution.steps.sum())
-    # Before rows leave for the first time, one of them is evaluated alone: it must get the same answer.
-    alone = calls.index(1)
-    assert len(calls) == solution.steps.max() + 1
-    assert calls[:alone] + calls[alone + 1 :] == sorted(calls[:alone] + calls[alone + 1 :], reverse=True)
+    assert int(solution.steps.sum()) <= solution.row_evaluations <= 1.05 * int(solution.steps.sum())
+    # Before rows leave for the first time, some of them are evaluated without others: they must get the same answers.
+    first = calls.index(2)
+    alone = next(n for n in range(len(calls)) if calls[first + n] != 2)
+    steps = calls[:first] + calls[first + alone :]
+    assert len(steps) == solution.steps.max()
+    assert steps == sorted(steps, reverse=True)
 
 
 @pytest.mark.parametrize("gradient", [hs.Implicit(on_failure="mask"), hs.Unrolled(), hs.Unrolled(last=3)])

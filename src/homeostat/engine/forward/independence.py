@@ -192,6 +192,8 @@ def _evaluate(problem: Problem, state: list[Tensor], context: list[Any]) -> list
     with torch.no_grad():
         try:
             return problem.apply(state, context)
+        except RuntimeError as error:  # what PyTorch says of shapes
+            raise ContractError(f"step cannot be taken with {len(state[0])} of its rows: {error}. {HINT}") from error
         except Exception as error:
             error.add_note(HINT)
             raise
