@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from homeostat.checks import is_whole, plain_numbers
-from homeostat.engine.methods import CG, GMRES, AdjointMethod, Anderson, NormalCG
+from homeostat.engine.methods import CG, GMRES, AdjointMethod, Anderson, Method, NormalCG, Picard
 from homeostat.engine.stop import Stop, check_count, check_range
 
 OnFailure = Literal["warn", "raise", "mask", "fallback"]
@@ -191,6 +191,8 @@ class Shine:
 class Unrolled:
     """Backpropagation through the steps that were taken; exact for what was computed, and it reaches the start.
 
+    Where no method is named, the steps are plain ones (`Picard()`): what is trained by its steps is run by its steps.
+
     Args:
         last: keep the graph of the last `last` steps of each example only (truncated backpropagation; the start then
             gets a gradient only where an example took no more than that). None keeps all of them.
@@ -198,7 +200,8 @@ class Unrolled:
             step.
 
     Where `stop` has a tolerance and `last` is given, the steps before are taken twice: once to find where each example
-    stops, once to come back to `last` steps before that. With an accelerated method those last steps are plain.
+    stops, once to come back to `last` steps before that. With an accelerated method, which has to be named, those last
+    steps are plain.
     Second derivatives are those of the computed steps. The only mode that forward-mode differentiation can be used with
     (without `last`); checkpoints do not work under the transforms of `torch.func`.
 
@@ -219,3 +222,13 @@ class Unrolled:
 
 
 Gradient = Implicit | Phantom | OneStep | Neumann | Shine | Unrolled
+
+
+def default_method(gradient: Gradient) -> Method:
+    """How to iterate where nobody says: a gradient of steps is one of plain steps, and any other of the fixed point.
+
+    Example:
+        >>> default_method(Unrolled()), default_method(Implicit())
+        (Picard(damping=1.0), Anderson(memory=10, damping=1.0))
+    """
+    return Picard() if isinstance(gradient, Unrolled) else Anderson()

@@ -14,9 +14,18 @@ from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
 from homeostat.engine.forward.run import run
 from homeostat.engine.forward.watch import Watch
-from homeostat.engine.gradients import Gradient, Implicit, Neumann, OneStep, Phantom, Shine, Unrolled
+from homeostat.engine.gradients import (
+    Gradient,
+    Implicit,
+    Neumann,
+    OneStep,
+    Phantom,
+    Shine,
+    Unrolled,
+    default_method,
+)
 from homeostat.engine.mapped import Mapping
-from homeostat.engine.methods import Anderson, Broyden, Method
+from homeostat.engine.methods import Broyden, Method
 from homeostat.engine.problem import Problem, StepFunction
 from homeostat.engine.solution import Adjoint, Solution, Status
 from homeostat.engine.stop import Stop, check_count, check_option
@@ -34,8 +43,8 @@ def solve(
     state: Any,
     context: Any = None,
     *,
-    method: Method = Anderson(),  # noqa: B008 - options are frozen values
-    stop: Stop = Stop(),  # noqa: B008
+    method: Method | None = None,
+    stop: Stop = Stop(),  # noqa: B008 - options are frozen values
     gradient: Gradient = Implicit(),  # noqa: B008
     returns: Literal["last", "best"] = "last",
     trace: bool = False,
@@ -55,7 +64,8 @@ def solve(
             leaves, and those marked `Carry`, are carried along but not measured. A former `Solution.state` starts warm.
         context: what `step` needs beside the state, batch first; parts that are not per example are marked `Shared`.
         method: how to iterate: `Anderson()`, `Picard()`, which is the plain loop, or `Broyden()`. The accelerated ones
-            take plain steps for rows that acceleration does not help.
+            take plain steps for rows that acceleration does not help. None: `Anderson()`, and `Picard()` with the
+            gradient `Unrolled`, so that what is trained by steps is run by steps.
         stop: when an example stops. A tolerance finer than the dtype can resolve is raised to that, with a warning.
         gradient: `Implicit()`, `Phantom()`, `OneStep()`, `Neumann()`, `Shine()` or `Unrolled()`. Used where gradients
             are enabled; gradients reach the parameters that `step` closes over, the context, and with `Unrolled` the
@@ -92,9 +102,10 @@ def solve(
         >>> bool(solution.steps[1] < plain.steps[1])
         True
     """
+    check_option("gradient", gradient, Gradient, "hs.Implicit()")
+    method = default_method(gradient) if method is None else method
     check_option("method", method, Method, "hs.Anderson()")
     check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
-    check_option("gradient", gradient, Gradient, "hs.Implicit()")
     if returns not in ("last", "best"):
         raise ValueError(f"returns must be 'last' or 'best', not {returns!r}")
     if not isinstance(compile, bool):

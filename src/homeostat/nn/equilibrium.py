@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from homeostat.engine import Anderson, Implicit, Solution, Stop, solve
-from homeostat.engine.gradients import Gradient
+from homeostat.engine import Implicit, Solution, Stop, solve
+from homeostat.engine.gradients import Gradient, default_method
 from homeostat.engine.methods import Method
 from homeostat.engine.stop import check_option
 from homeostat.errors import ContractError
@@ -24,7 +24,7 @@ class Equilibrium(nn.Module):
 
     Args:
         cell: `(state, context) -> state`, a module or a function; only a module's parameters are the layer's.
-        method: how to iterate.
+        method: how to iterate; None: `Anderson()`, and `Picard()` with the gradient `Unrolled`.
         stop: when an example stops, in plain numbers. To think longer in evaluation, set the attribute `stop`.
         gradient: what `backward()` does.
         start: `context -> state`, a module or a function, called where `forward` gets no state; it sees the context as
@@ -56,8 +56,8 @@ class Equilibrium(nn.Module):
         self,
         cell: Callable[[Any, Any], Any],
         *,
-        method: Method = Anderson(),  # noqa: B008 - options are frozen values
-        stop: Stop = Stop(),  # noqa: B008
+        method: Method | None = None,
+        stop: Stop = Stop(),  # noqa: B008 - options are frozen values
         gradient: Gradient = Implicit(),  # noqa: B008
         start: Callable[[Any], Any] | None = None,
     ) -> None:
@@ -65,7 +65,8 @@ class Equilibrium(nn.Module):
         for name, value in (("cell", cell), ("start", start)):
             if not callable(value) and (name == "cell" or value is not None):
                 raise TypeError(f"{name} must be a module or a function, not {value!r}")
-        check_option("method", method, Method, "hs.Anderson()")
+        if method is not None:
+            check_option("method", method, Method, "hs.Anderson()")
         check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
         check_option("gradient", gradient, Gradient, "hs.Implicit()")
         if isinstance(stop.rtol, Tensor) or isinstance(stop.max_steps, Tensor):
@@ -109,7 +110,8 @@ class Equilibrium(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        named = [("method", self.method), ("stop", self.stop), ("gradient", self.gradient)]
+        method = self.method or default_method(self.gradient)
+        named = [("method", method), ("stop", self.stop), ("gradient", self.gradient)]
         # A module is shown as a child already.
         named += [
             (name, getattr(value, "__name__", value))

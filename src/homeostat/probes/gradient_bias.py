@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from homeostat.engine import (
-    Anderson,
     Broyden,
     Gradient,
     Implicit,
@@ -27,6 +26,7 @@ from homeostat.engine import (
     Unrolled,
     solve,
 )
+from homeostat.engine.gradients import default_method
 from homeostat.engine.methods import Method
 from homeostat.engine.nest import flatten
 from homeostat.engine.stop import check_option
@@ -126,8 +126,8 @@ def gradient_bias(
     loss: Callable[[Any, Any], Tensor] | None = None,
     *,
     gradients: Sequence[Gradient] | Mapping[str, Gradient] | None = None,
-    method: Method = Anderson(),  # noqa: B008 - options are frozen values
-    stop: Stop = Stop(),  # noqa: B008
+    method: Method | None = None,
+    stop: Stop = Stop(),  # noqa: B008 - options are frozen values
     reference: Stop | None = None,
     parameters: nn.Module | Mapping[str, Tensor] | None = None,
     group: Callable[[str], str] | None = None,
@@ -147,7 +147,8 @@ def gradient_bias(
         examples: batches `(inputs, targets)`, or several such iterables by name, which are taken together.
         loss: `(outputs, targets)` to `(batch,)` or to a mean; None: the model's own `loss`.
         gradients: what to compare, by name if you like; None: `DEFAULT_GRADIENTS`. `Shine` runs on Broyden's method.
-        method, stop: the forward solve of the candidates, as in training.
+        method, stop: the forward solve of the candidates, as in training. Without a method they have that of `solve`:
+            Anderson's, and plain steps for `Unrolled`.
         reference: the forward and adjoint stop of the reference; None: 1e-10, or what the dtype can reach.
         parameters: whose gradients; needed where the model is not a module itself.
         group: from a parameter's name to its group's; None: what stands before the first dot. `group=str` shows each
@@ -247,7 +248,7 @@ def gradient_bias(
             evaluations=sum(t.evaluations for t in truth) / count,
             seconds=sum(t.seconds for t in truth) / len(truth),
         ),
-        method=repr(method),
+        method=repr(method or default_method(Implicit())),
         stop=repr(stop),
         batches=len(truth),
         examples=count,
@@ -344,7 +345,7 @@ class _Runner:
     model: IteratedModel
     loss: Callable[[Any, Any], Tensor]
     parameters: list[Tensor]
-    method: Method
+    method: Method | None
     seed: int
     device: torch.device
 
