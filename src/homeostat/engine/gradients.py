@@ -29,7 +29,8 @@ class Implicit:
         method: how that system is solved: `Picard`, `Anderson`, `CG`, `GMRES` or `NormalCG`. `Picard` needs a `J` of
             spectral radius below 1, `CG` an `I - J` that is symmetric and positive definite; `GMRES` and `NormalCG`
             need only that it is regular. Several are tried in turn, each on the rows that those before it did not
-            bring to their tolerance; all but the last let go of rows whose residual has not halved in 32 steps.
+            bring to their tolerance; `Picard` and `Anderson`, where they are not the last, let go of rows whose
+            residual does not fall, after 48 steps at the earliest.
             `GMRES` begins where it would begin alone, the others where the best one before them ended. A row's
             gradient is that with the lowest residual of all, and `Solution.adjoint.method` says whose it is. What is
             solved by `GMRES()` alone is so with the default as well, and where neither reaches its tolerance the

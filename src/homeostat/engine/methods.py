@@ -86,7 +86,7 @@ class GMRES:
 
     Args:
         restart: number of basis vectors after which it starts again from the solution so far. None: 20, and for a row
-            whose residual such a cycle did not halve twice as many in the next, up to 160.
+            whose residual such a cycle did not lower to a tenth twice as many in the next, up to 160.
 
     Source:
         Y. Saad, M. H. Schultz, "GMRES", SIAM J. Sci. Stat. Comput. 7 (1986).

@@ -10,6 +10,8 @@ from homeostat.engine.solution import Obstacle
 _ASYMMETRY = 1e-3
 # Rounding of a product `J^T p`, in units in the last place of `p`: what an inner product has to exceed to be trusted.
 _NOISE = 32
+# Difference of two ways to compute an inner product that shows that they are not of the same matrix.
+_MISMATCH = 1e-2
 # A residual of this share of a unit in the last place of the solution adds nothing to it.
 _NOTHING = 0.01
 
@@ -73,14 +75,23 @@ def _length(a: Tensor) -> Tensor:
     return torch.linalg.vector_norm(a, dim=1)
 
 
-def normal_cg(system: System, x: Tensor, r: Tensor, left: Tensor) -> Cycle:
-    """Conjugate gradients on `A^T A x = A^T W g`, from `x` with residual `r`, until every row is done or used up."""
+def normal_cg(system: System, x: Tensor, r: Tensor, left: Tensor, unit: float) -> Cycle:
+    """Conjugate gradients on `A^T A x = A^T W g`, from `x` with residual `r`, until every row is done or used up.
+
+    Raises:
+        RuntimeError: what should be products with `J` are not: not every `step` that cannot be differentiated twice
+            says so when it is.
+    """
     rows = Rows(x, left)
     tiny = 10 * torch.finfo(x.dtype).eps
     p = s = system.transpose(r)
     size = (s * s).sum(1)
     for _ in range(int(left.max())):
         q = system.apply(p)
+        if p is s:  # the first step: r . A s is s . s, if s is A^T r
+            gap = (_dot(r, q) - size).abs()
+            if bool((gap > max(_MISMATCH, _NOISE * unit) * (_length(r) * _length(q) + size)).any()):
+                raise RuntimeError("the products with J are not those of a transposed J^T")
         curvature = (q * q).sum(1)
         regular = curvature > tiny**2 * (p * p).sum(1)  # or the matrix maps this direction to nothing but rounding
         # Finished rows ride along with steps of length 0.

@@ -19,7 +19,7 @@ _NO_PROGRESS = 0.999
 # Basis vectors of the first cycle of GMRES, where that is left to it, and of the largest one.
 _RESTART, _LARGEST = 20, 160
 # A cycle that leaves more than this share of the residual makes the row's next one twice as large.
-_SLOW = 0.5
+_SLOW = 0.1
 # A relative residual of this many units in the last place can be rounding alone.
 _FLOOR = 16
 
@@ -124,7 +124,7 @@ def solve_by_cycles(
             case CG():
                 found = cg(system, x, r, system.join(g), left, unit)
             case NormalCG():
-                found = normal_cg(system, x, r, left)
+                found = normal_cg(system, x, r, left, unit)
         for old, new in zip(present, system.split(found.x), strict=True):
             old[rows] = new
         steps[rows] += found.steps

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from homeostat.engine.backward.krylov import Solved
 from homeostat.engine.backward.linear_system import Products, RowFunction
-from homeostat.engine.backward.scaling import powers_of_two, times
 from homeostat.engine.forward.run import run
 from homeostat.engine.forward.watch import Watch
 from homeostat.engine.methods import Anderson, Picard
@@ -51,10 +50,6 @@ def solve_by_iteration(
         Without a tolerance the last `J^T u + g`; with one the `u` whose residual was measured and is told. The next
         one, which is at hand too, mostly has a lower residual, but where `J` is not normal it may have a higher one.
     """
-    # The system is linear: solved at a size of about 1, whatever the size of the gradient, and scaled back. An absolute
-    # tolerance has a size of its own.
-    scales = torch.ones_like(batch, dtype=torch.float64) if stop.atol else powers_of_two(source)
-    source = times(source, scales)
 
     def after(u: Sequence[Tensor], at: Sequence[Tensor]) -> list[Tensor]:
         present, *g = at
@@ -69,13 +64,12 @@ def solve_by_iteration(
         return tuple(old + d for old, d in zip(u, change, strict=True)), u
 
     count = len(source)
-    begin = tuple(times(start, scales))
-    problem = Problem.of(step, (begin, tuple(Carry(u) for u in begin)), [batch, *source])
+    problem = Problem.of(step, (tuple(start), tuple(Carry(u) for u in start)), [batch, *source])
     found = run(problem, stop, method, Watch(give_up=give_up))
     obstacle = torch.zeros_like(found.status)
     if precondition is None or not stop.max_steps or not len(batch):
         chosen = found.leaves[count:] if stop.tests else found.leaves[:count]
-        return Solved(times(chosen, 1 / scales), found.steps, found.residual, found.status, obstacle)
+        return Solved(chosen, found.steps, found.residual, found.status, obstacle)
     leaves, steps, residual, status = [x.clone() for x in found.leaves], found.steps, found.residual, found.status
     assert isinstance(stop.rtol, float | int)
     assert isinstance(stop.max_steps, int)
@@ -106,4 +100,4 @@ def solve_by_iteration(
             old[held] = new
         steps, status = steps.index_add(0, held, again.steps), status.index_copy(0, held, again.status)
         held = held[again.status != Status.DIVERGED]
-    return Solved(times(leaves[:count], 1 / scales), steps, residual, status, obstacle)
+    return Solved(leaves[:count], steps, residual, status, obstacle)

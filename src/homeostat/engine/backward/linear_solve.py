@@ -9,9 +9,9 @@ from homeostat.engine.backward.adjoint import JacobianRows
 from homeostat.engine.backward.krylov import Solved, solve_by_cycles
 from homeostat.engine.backward.linear_iteration import solve_by_iteration
 from homeostat.engine.backward.linear_system import Products, RowFunction, Twin
-from homeostat.engine.backward.scaling import AtSizeOne, at_size_one
+from homeostat.engine.backward.scaling import AtSizeOne, at_size_one, powers_of_two, times
 from homeostat.engine.methods import CG, GMRES, AdjointMethod, Anderson, NormalCG, Picard
-from homeostat.engine.norms import finite_rows
+from homeostat.engine.norms import finite_rows, row_rms
 from homeostat.engine.solution import Adjoint, AdjointSolver, Obstacle, Status
 from homeostat.engine.stop import Stop
 
@@ -40,10 +40,10 @@ def solve_adjoint(
     The residual is RMS(J^T u + g - u) over RMS(J^T u + g), the largest over the leaves, whatever the method; all of
     them begin at `u = g` unless a start is given, and work in float32 at least.
 
-    Of several methods each gets the rows that those before it left, and as many steps as the stop allows, all but the
-    last let go early of rows that they hardly bring nearer. `GMRES` begins where it would begin alone, so that it
-    solves whatever it solves alone; the others go on from the best solution so far. What is kept in the end is the
-    solution with the lowest residual.
+    Of several methods each gets the rows that those before it left, and as many steps as the stop allows; `Picard` and
+    `Anderson` before others let go early of rows whose residual does not fall. `GMRES` begins where it would begin
+    alone, so that it solves whatever it solves alone; the others go on from the best solution so far. What is kept in
+    the end is the solution with the lowest residual.
 
     Args:
         jacobian: products with `J^T` and `J`, row by row.
@@ -75,16 +75,19 @@ def solve_adjoint(
     if precondition is not None:
         precondition = at_size_one(precondition)
     source = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in cotangents]
+    # The system is linear: solved at a size of about 1, whatever the size of the gradient, and scaled back. An absolute
+    # tolerance has a size of its own.
+    scales = torch.ones_like(rows, dtype=torch.float64) if stop.atol else powers_of_two(source)
+    source = times(source, scales)
     ledger = _Ledger(source)
     held = torch.stack([finite_rows(g) for g in source]).all(0).nonzero().squeeze(1)
     whole = len(held) == len(rows)
     begin = source if whole else [g[held] for g in source]
     if start is not None and len(held):
-        nothing = torch.stack([(g == 0).flatten(1).all(1) for g in begin]).all(0)
-        begin = [
-            torch.where(nothing.view(-1, *[1] * (u.ndim - 1)), 0, u)
-            for u in start(rows if whole else rows[held], begin)
-        ]
+        given = start(rows if whole else rows[held], times(begin, 1 / scales[held]))
+        # Where there is no gradient u is 0 itself, which no relative tolerance would see.
+        nothing = torch.stack([row_rms(g) == 0 for g in begin]).all(0)
+        begin = times(given, torch.where(nothing, 0, scales[held]))
     ledger.begin(held, begin)
     methods = method if isinstance(method, tuple) else (method,)
     notes: list[str] = []
@@ -107,7 +110,7 @@ def solve_adjoint(
                 break
         ledger.enter(held, found, _SOLVERS[type(one)], first=not place)
         held = held[found.status != Status.CONVERGED]
-    u = [x.to(g.dtype) for x, g in zip(ledger.leaves, cotangents, strict=True)]
+    u = [x.to(g.dtype) for x, g in zip(times(ledger.leaves, 1 / scales), cotangents, strict=True)]
     return u, ledger.adjoint(jacobian.evaluations, notes)
 
 

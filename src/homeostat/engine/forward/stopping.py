@@ -100,8 +100,10 @@ class StopTest:
         if not self.tests and not ending:
             return None
         changes, last_sizes = record.changes()
-        calm, ordinary, nearest = self._look(changes, last_sizes)
-        slow = None if self._patience is None else self._patience.observe(nearest, end % CHECKPOINT == 0)
+        calm, ordinary = self._look(changes, last_sizes)
+        slow = None
+        if self._patience is not None:
+            slow = self._patience.observe(changes, last_sizes, end % CHECKPOINT == 0)
         if calm and not ending and slow is None and not self._cycles.due(end):
             return None
         if not ordinary and self.tests:
@@ -118,9 +120,8 @@ class StopTest:
             changes, sizes = record.exact_norms()
         return self._decide(record, rows, end, skipped, changes, sizes, cycling, slow)
 
-    def _look(self, changes: list[Table], sizes: list[Table]) -> tuple[bool, bool, Table]:
-        """Whether no row came near anything; whether all norms are in the range where one pass gets them right; and
-        `(steps, rows)` residuals in units of what has to be reached.
+    def _look(self, changes: list[Table], sizes: list[Table]) -> tuple[bool, bool]:
+        """Whether no row came near anything, and whether all norms are in the range where one pass gets them right.
 
         The sizes of f(z) are known at the last step alone; before it they were no larger than that and all changes
         together. A NaN is never calm.
@@ -141,7 +142,7 @@ class StopTest:
             and not any(map(math.isnan, self.closest))
             and largest <= min(self._bounds)
         )
-        return calm, ordinary, nearest
+        return calm, ordinary
 
     def _within(self, changes: list[Table], sizes: list[Table]) -> Mask:
         return np.all([c <= limit for c, limit in zip(changes, self._tolerance(sizes), strict=True)], 0)
