@@ -114,7 +114,7 @@ def test_without_tolerances_exactly_max_steps_are_taken(limits, last):
         solution = solve(step, torch.ones(4, 2), stop=stop, gradient=hs.Unrolled(last=last))
     assert solution.steps.tolist() == wanted
     halves = 2 if last is None else 0  # rows that are evaluated alone, once, to see that they do not hear of the others
-    assert solution.row_evaluations == sum(calls)
+    assert solution.row_evaluations == sum(wanted)
     assert 0 <= sum(calls) - sum(wanted) <= halves
     assert solution.status.tolist() == [Status.MAX_STEPS] * 4
 
@@ -237,14 +237,14 @@ def test_row_evaluations_count_what_the_step_really_saw():
 
     gain = torch.tensor([0.0, 0.3, 0.9, 0.99])[:, None]
     solution = solve(step, torch.zeros(4, 2), gain, stop=Stop(1e-5, 0.0, 400))
-    assert solution.row_evaluations == sum(calls)
     # A test that looks every few steps may see a row finish late: its answer is that of the first step all the same.
-    assert int(solution.steps.sum()) <= solution.row_evaluations <= 1.05 * int(solution.steps.sum())
+    assert int(solution.steps.sum()) <= solution.row_evaluations <= 1.02 * int(solution.steps.sum())
     # Before rows leave for the first time, some of them are evaluated without others: they must get the same answers.
     first = calls.index(2)
     alone = next(n for n in range(len(calls)) if calls[first + n] != 2)
     steps = calls[:first] + calls[first + alone :]
     assert len(steps) == solution.steps.max()
+    assert solution.row_evaluations == sum(steps)
     assert steps == sorted(steps, reverse=True)
 
 
@@ -261,8 +261,11 @@ def test_row_evaluations_include_what_the_gradient_needed(gradient, diverging):
 
     gain = torch.tensor([0.0, 0.02, 0.1, 9.0 if diverging else 0.1])[:, None]
     with torch.enable_grad():
+        solve(step, torch.zeros(4, 2), gain, gradient=gradient)  # at its first use a step is looked at more closely
+        calls.clear()
         solution = solve(step, torch.zeros(4, 2), gain, gradient=gradient)
-    assert solution.row_evaluations == sum(calls)
+    halves = sum(calls) - solution.row_evaluations  # rows that are evaluated without others, to see that they can be
+    assert halves in (0, 1, 2, 3)
     assert bool((solution.status == Status.DIVERGED).any()) is diverging
 
 

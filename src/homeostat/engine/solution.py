@@ -187,7 +187,9 @@ class Solution:
         residual: `(batch,)`, relative residual RMS(f(z) - z) / RMS(f(z)), the largest over the floating leaves,
             measured on the way to that f(z); NaN where no step was taken.
         status: `(batch,)` int8 of `Status`.
-        row_evaluations: evaluations of `step` times the rows in each: the true cost, with what the gradient added.
+        row_evaluations: evaluations of `step` times the rows in each: the true cost, with what the gradient added. The
+            check that rows do not hear of one another is not counted: half an evaluation a solve, and a few at the
+            first use of a step with a gradient.
         trace: `(batch, steps)` relative residual of every step, NaN after an example stopped; None if not asked for.
     """
 

@@ -247,7 +247,7 @@ def sweep_batch(
         context = model.encode(inputs)
         problem = Problem.of(model.step, start(context), context)
         recorder = _Recorder(model, problem, judge, targets, budgets, rtol, on_step, course, judge.asked_of(inputs))
-        leaves, evaluations = iterate(problem, max_steps=budgets[-1], monitor=recorder)
+        leaves, evaluations = iterate(problem, max_steps=budgets[-1], monitor=recorder, check=not model.stochastic)
     history = recorder.finish()
     change = recorder.last_change.cpu().numpy() if recorder.answers is not None else None
     swept = BatchSweep(

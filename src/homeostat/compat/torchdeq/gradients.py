@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from homeostat.compat.torchdeq.solver import SolverOptions, SolverStat, damped
-from homeostat.engine.backward.attach import Part, Transform, attach
+from homeostat.engine.backward.attach import Link, Part, Vectors, attach
 from homeostat.engine.backward.functional import is_transformed
-from homeostat.engine.backward.tape import AnyTape, record
+from homeostat.engine.backward.tape import Tape, record
 from homeostat.engine.forward.record import to_host
 from homeostat.engine.forward.run import Run
 from homeostat.engine.norms import row_lengths
@@ -93,42 +93,56 @@ class Implicit:
         if not torch.is_grad_enabled():
             return [step(state)]
         outputs, tape = _recorded(step, state)
-        return [_tie(outputs, tape, self._transform(tape, writer))]
+        return [_tie(outputs, tape, _Adjoint(tape, self.solver, writer))]
 
     def tied(self, step: Step, state: Any, writer: Writer | None) -> Any:
         """See `Gradient.tied`."""
         _, tape = _recorded(step, state)
-        return _tie(state, tape, self._transform(tape, writer))
-
-    def _transform(self, tape: AnyTape, writer: Writer | None) -> Transform:
-        def transform(cotangents: Sequence[Tensor]) -> list[Tensor]:
-            # The map of u takes 0 to g: starting from g spares the first product of torchdeq's start from 0.
-            start = cotangents[0] if len(cotangents) == 1 else tuple(cotangents)
-
-            def adjoint(u: Any) -> Any:
-                pulled = tape.pull([u] if isinstance(u, Tensor) else list(u))
-                added = [p + g for p, g in zip(pulled, cotangents, strict=True)]
-                return added[0] if isinstance(u, Tensor) else tuple(added)
-
-            rest = replace(self.solver, max_iter=self.solver.max_iter - 1)
-            solved, _, info = rest.solve(
-                adjoint, start, behind=lambda: to_host(torch.stack([row_lengths(g) for g in cotangents]).norm(dim=0))
-            )
-            if writer is not None:
-                writer(info)
-            return [solved] if isinstance(solved, Tensor) else list(solved)
-
-        return transform
+        return _tie(state, tape, _Adjoint(tape, self.solver, writer))
 
 
-def _recorded(step: Step, state: Any) -> tuple[Any, AnyTape]:
+class _Adjoint:
+    """The linear system of the implicit gradient, for the whole batch at once."""
+
+    name, pull_with_graph = "ift", None
+
+    def __init__(self, tape: Tape, solver: SolverOptions, writer: Writer | None) -> None:
+        self._tape, self._solver, self._writer = tape, solver, writer
+
+    def pull(self, cotangents: Vectors) -> list[Tensor]:
+        """See `Link.pull`."""
+        return self._solved(cotangents, self._tape.pull)
+
+    def push(self, tangents: Vectors) -> list[Tensor]:
+        """See `Link.push`."""
+        return self._solved(tangents, self._tape.push)
+
+    def _solved(self, source: Vectors, product: Callable[[Vectors], list[Tensor]]) -> list[Tensor]:
+        # The map of u takes 0 to g: starting from g spares the first product of torchdeq's start from 0.
+        start = source[0] if len(source) == 1 else tuple(source)
+
+        def adjoint(u: Any) -> Any:
+            products = product([u] if isinstance(u, Tensor) else list(u))
+            added = [p + g for p, g in zip(products, source, strict=True)]
+            return added[0] if isinstance(u, Tensor) else tuple(added)
+
+        rest = replace(self._solver, max_iter=self._solver.max_iter - 1)
+        solved, _, info = rest.solve(
+            adjoint, start, behind=lambda: to_host(torch.stack([row_lengths(g) for g in source]).norm(dim=0))
+        )
+        if self._writer is not None:
+            self._writer(info)
+        return [solved] if isinstance(solved, Tensor) else list(solved)
+
+
+def _recorded(step: Step, state: Any) -> tuple[Any, Tape]:
     """The map's value at the state, without a graph, and the evaluation on a tape."""
     problem = Problem.of(lambda z, _: step(z), state, None)
     tape = record(problem)
     return problem.layout.build([x.detach() for x in tape.outputs]), tape
 
 
-def _tie(values: Any, recorded: Any, transform: Transform | None) -> Any:
+def _tie(values: Any, recorded: Any, link: Link | None) -> Any:
     """The values, with the graph of what was recorded."""
     problem = Problem.of(lambda z, _: z, values, None)
     if isinstance(recorded, Tensor):
@@ -143,5 +157,6 @@ def _tie(values: Any, recorded: Any, transform: Transform | None) -> Any:
     rows = torch.arange(problem.rows, device=problem.state[0].device)
     found = Run(problem.state, nothing, nothing, nothing, 0)
     part = Part(problem, rows, problem.rows)
-    tied = attach(found, part, outputs, 0, None if transform is None else ("ift", transform))
+    recording = recorded.recording() if isinstance(recorded, Tape) else None
+    tied = attach(found, part, outputs, 0, recording, link)
     return problem.layout.build(tied.leaves)

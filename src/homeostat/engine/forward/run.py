@@ -111,7 +111,7 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
         if watch.check != "no" and not checked:
             states = record.before[-1], record.after[-1], stepper.context
             thorough = watch.check == "every pair"
-            evaluations += check_rows(problem, *states, thorough=thorough, noise=bool(decision.finished.all()))
+            check_rows(problem, *states, thorough=thorough, noise=bool(decision.finished.all()))
             checked = True
         positions = np.flatnonzero(~decision.finished)
         rows = rows[positions]

@@ -124,7 +124,7 @@ class _Recorder:
         whole = {"model": context, "asked": asked}
         problem = Problem.of(watched.step, watched.start(own, whole), whole)
         table = _Table(watched, problem, self._judge, batch)
-        iterate(problem, max_steps=self._max_steps, monitor=table)
+        iterate(problem, max_steps=self._max_steps, monitor=table, check=True)
         self._tables.append((table, group))
 
     def _choose(self, own: Any, context: Any) -> None:
