@@ -10,6 +10,7 @@ from homeostat.engine import Implicit, Solution, Stop, solve
 from homeostat.engine.gradients import Gradient, default_method
 from homeostat.engine.methods import Method
 from homeostat.engine.stop import check_option
+from homeostat.engine.uncompiled import uncompiled
 from homeostat.errors import ContractError
 from homeostat.nn.normalisation import evaluate_once
 
@@ -86,6 +87,7 @@ class Equilibrium(nn.Module):
         """
         return self.solve(context, state).state
 
+    @uncompiled
     def solve(self, context: Any, state: Any = None) -> Solution:
         """The same as a `Solution`: steps, residual and status of each example beside the state.
 
