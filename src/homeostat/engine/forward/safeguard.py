@@ -65,7 +65,19 @@ class Verdict(NamedTuple):
 class Safeguard:
     """The modes of all rows that are in the batch, as vectors."""
 
-    _VECTORS = ("trial", "_age", "_first", "_level", "_size", "_start", "_anchor_level", "_tried", "_spent", "_pause", "_failures")
+    _VECTORS = (
+        "trial",
+        "_age",
+        "_first",
+        "_level",
+        "_size",
+        "_start",
+        "_anchor_level",
+        "_tried",
+        "_spent",
+        "_pause",
+        "_failures",
+    )
 
     def __init__(self, rows: int, unknowns: int, solvable: int, noise: float) -> None:
         """All rows take plain steps.
