@@ -113,7 +113,8 @@ class Safeguard:
         Args:
             norms: `(3, rows)`, of the residual f(z) - z at the last three steps; not finite where a proposal failed,
                 NaN in front where a row had not begun.
-            products: `(2, rows)`, of each of the last two residuals with the one before; empty where all are in a trial.
+            products: `(2, rows)`, of each of the last two residuals with the one before; empty where all rows are in a
+                trial.
             sizes: `(rows,)`, norms of the latest value.
         """
         with np.errstate(all="ignore"):
@@ -131,7 +132,9 @@ class Safeguard:
         begin = np.zeros_like(self.trial)
         if self.trials < len(now):
             changing = (now < former - _CLEAR * noise) | ((now <= former) & (products[-1] < 0))
-            begin = ~self.trial & changing & (self._pause <= 0) & self._promising(before, former, now, products)
+            ready = ~self.trial & changing & (now > _CLEAR * noise) & (self._pause <= 0)
+            if ready.any():
+                begin = ready & self._promising(before, former, now, products)
             self._pause -= PERIOD
         if not self.trials and not begin.any():
             return None
