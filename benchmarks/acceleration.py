@@ -11,11 +11,10 @@ import homeostat as hs
 from benchmarks import features, peers_torchdeq
 from benchmarks.cells import Counter
 from benchmarks.criteria import CRITERIA, Criterion
-from benchmarks.maps import FAMILIES, LIMIT, RTOL, SHIFTS, RandomMap, random_map, shift
+from benchmarks.maps import FAMILIES, LIMIT, RTOL, SHIFTS, RandomMap, random_map, shift, spectrum
 from benchmarks.results import Figure, Target
 
 _SYSTEMS = 5
-_UNKNOWNS = 128
 _RELATIVE = Criterion("relative", RTOL)
 
 
@@ -39,15 +38,6 @@ def _torchdeq_evaluations(given: RandomMap, limit: int, criterion: Criterion = _
     return counted.calls, bool((statistics[criterion.lowest] < criterion.tolerance).all())
 
 
-def _spectrum(rate: float, seed: int) -> RandomMap:
-    """A symmetric matrix with eigenvalues evenly spaced from 0 to the rate, in a random basis."""
-    draw = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(_UNKNOWNS, _UNKNOWNS, generator=draw, dtype=torch.float64))
-    matrix = basis @ torch.diag(torch.linspace(0, rate, _UNKNOWNS, dtype=torch.float64)) @ basis.T
-    source = torch.randn(1, _UNKNOWNS, generator=draw, dtype=torch.float64)
-    return RandomMap(f"spectrum {rate}, {seed}", lambda z, b: z @ matrix + b, torch.zeros_like(source), source)
-
-
 def _middle(values: list[int]) -> int:
     return sorted(values)[len(values) // 2]
 
@@ -64,7 +54,7 @@ def linear(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
 
 def _on_spectrum(rate: float, limit: int, criterion: Criterion) -> Figure:
     name = f"Anderson (default), linear, spectrum on [0, {rate}], to {criterion}: worst of {_SYSTEMS} systems"
-    systems = [_spectrum(rate, seed) for seed in range(_SYSTEMS)]
+    systems = [spectrum(rate, seed) for seed in range(_SYSTEMS)]
     peer = ""
     if peers_torchdeq.available():
         theirs = [_torchdeq_evaluations(system, 2500, criterion) for system in systems]

@@ -10,6 +10,9 @@ How they are drawn, written down before any of them was solved:
 * a map belongs to the set where plain iteration converges within `LIMIT` steps; seeds go up from 0 until each family
   has its share, and what was left out is counted.
 
+Slow maps, on which the same extrapolation is run with and without its safeguard: eigenvalues from 0 to a rate close to
+1, linear and as `tanh` cells.
+
 Beside them, shifts: `z <- S z + b` with `S` the shift of length n, which plain iteration solves in n + 1 steps (the
 last one sees that nothing changes) and which nothing solves in less than about n.
 """
@@ -25,6 +28,7 @@ from torch.nn import functional as F
 LIMIT = 1000
 RTOL = 1e-6
 SHIFTS = range(32, 129)
+_SMALL = 1e-5
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,41 @@ def shift(length: int) -> RandomMap:
     """The shift of a length, with a random source."""
     source = _normal(torch.Generator().manual_seed(length), 1, length)
     return RandomMap(f"shift {length}", lambda z, b: F.pad(z[:, :-1], (1, 0)) + b, torch.zeros_like(source), source)
+
+
+def slow_tanh(rate: float, seed: int, unknowns: int = 128) -> RandomMap:
+    """`tanh(z W + x)` close to where tanh is linear; W symmetric, eigenvalues evenly spaced from 0 to the rate."""
+    draw = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(_normal(draw, unknowns, unknowns))
+    weight = basis @ torch.diag(torch.linspace(0, rate, unknowns, dtype=torch.float64)) @ basis.T
+    source = _SMALL * _normal(draw, 1, unknowns)
+    return RandomMap(
+        f"slow tanh {rate}, {seed}", lambda z, x: torch.tanh(z @ weight + x), torch.zeros_like(source), source
+    )
+
+
+def slow_conv(rate: float, seed: int, channels: int = 8, side: int = 12) -> RandomMap:
+    """`tanh(conv3x3(z) + x)` close to where tanh is linear; the convolution symmetric, its spectral radius the rate."""
+    draw = torch.Generator().manual_seed(seed)
+    kernel = _normal(draw, channels, channels, 3, 3)
+    kernel = kernel + kernel.transpose(0, 1).flip(2, 3)
+    vector = _normal(draw, 1, channels, side, side)
+    for _ in range(200):
+        vector = F.conv2d(vector / vector.norm(), kernel, padding=1)
+    kernel = rate * kernel / vector.norm()
+    source = _SMALL * _normal(draw, 1, channels, side, side)
+    return RandomMap(
+        f"slow conv {rate}, {seed}",
+        lambda z, x: torch.tanh(F.conv2d(z, kernel, padding=1) + x),
+        torch.zeros_like(source),
+        source,
+    )
+
+
+def spectrum(rate: float, seed: int, unknowns: int = 128) -> RandomMap:
+    """A symmetric matrix with eigenvalues evenly spaced from 0 to the rate, in a random basis."""
+    draw = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(_normal(draw, unknowns, unknowns))
+    matrix = basis @ torch.diag(torch.linspace(0, rate, unknowns, dtype=torch.float64)) @ basis.T
+    source = _normal(draw, 1, unknowns)
+    return RandomMap(f"spectrum {rate}, {seed}", lambda z, b: z @ matrix + b, torch.zeros_like(source), source)

@@ -94,7 +94,7 @@ def test_batch_norm_in_training_mode_within_step_is_refused_by_name(method, grad
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_batch_norm_in_evaluation_mode_and_other_norms_are_fine(method):
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # maps that have one fixed point
     x = torch.randn(4, 6)
     for norm in (nn.BatchNorm1d(6).eval(), nn.LayerNorm(6), nn.GroupNorm(2, 6)):
         cell = Normalised(norm)

@@ -114,11 +114,11 @@ def test_unrolling_reaches_the_start_and_the_context(method):
     step, start, context = make(weight)
     for value, at in (
         (
-            lambda x: weighed(hs.solve(step, x, context, method=method, stop=Stop(0, 0, 7), gradient=Unrolled()).state),
+            lambda x: weighed(hs.solve(step, x, context, method=method, stop=Stop(0, 0, 5), gradient=Unrolled()).state),
             start,
         ),
         (
-            lambda c: weighed(hs.solve(step, start, c, method=method, stop=Stop(0, 0, 7), gradient=Unrolled()).state),
+            lambda c: weighed(hs.solve(step, start, c, method=method, stop=Stop(0, 0, 5), gradient=Unrolled()).state),
             context,
         ),
     ):

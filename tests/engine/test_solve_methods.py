@@ -368,11 +368,10 @@ def test_a_stream_gives_such_rows_the_same_state(method):
 
 
 @pytest.mark.parametrize("method", [Anderson(), Broyden()], ids=str)
-def test_plain_steps_behind_a_slow_extrapolation_may_blow_up_as_well(method):
-    # Extrapolation goes to 10, 111 and 1525, where the residual is about as large as before; the plain step from
-    # there leaves the domain.
+def test_an_extrapolation_that_was_slow_may_blow_up_as_well(method):
+    # Extrapolation goes to 10, where the residual is about as large as before, and from there out of the domain.
     def trap(z, _):
-        far = torch.where(z < 1525.5, z + torch.where(z < 50, 0.75, 0.7), math.nan)
+        far = torch.where(z < 50.5, z + torch.where(z < 50, 0.75, 0.7), math.nan)
         return torch.where(z < 4, (0.9 * z + 1).clamp(max=3.0), far)
 
     solution = hs.solve(trap, torch.zeros(1, 1, dtype=F64), method=method, stop=Stop(1e-6), trace=True)
@@ -518,7 +517,7 @@ def test_rows_may_finish_while_others_are_looked_at_for_cycles(method):
     torch.testing.assert_close(solution.state[~cycling], 1 / (1 - rate[~cycling]), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("memory", [1, 2, 5, 30])
+@pytest.mark.parametrize("memory", [1, 2, 5, 15])
 def test_broyden_starts_again_when_its_memory_is_used_up(memory):
     matrix, shift = symmetric(), random(16, 5, 12)
     exact = torch.linalg.solve(torch.eye(12, dtype=F64) - matrix, shift.T).T
@@ -527,5 +526,5 @@ def test_broyden_starts_again_when_its_memory_is_used_up(memory):
         stop=Stop(1e-9, 0.0, 2000),
     )  # fmt: skip
     assert (solution.status == Status.CONVERGED).all()
-    assert solution.steps.max() > memory + 3  # otherwise this test shows nothing, or only that 30 is enough
+    assert solution.steps.max() > memory + 3  # otherwise this test shows nothing, or only that 15 is enough
     torch.testing.assert_close(solution.state, exact, rtol=0, atol=1e-6)

@@ -28,7 +28,7 @@ class Cell(nn.Module):
 
 def batch(rows: int = 4) -> dict[str, torch.Tensor]:
     # Gains apart from each other, so that the adjoint loses rows and has to record the cell again in `backward`.
-    gain = torch.linspace(0.05, 0.95, rows, dtype=F64)[:, None]
+    gain = torch.logspace(-3, -0.02, rows, dtype=F64)[:, None]
     return {"x": torch.randn(rows, 6, dtype=F64), "gain": gain}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from homeostat.engine.forward.dots import dots
 from homeostat.engine.forward.packing import Packing
 from homeostat.engine.forward.record import Mask, Record, to_host
-from homeostat.engine.forward.safeguard import PERIOD, Safeguard
+from homeostat.engine.forward.safeguard import FIRST, PERIOD, Safeguard
 from homeostat.engine.forward.stepper import Stepper
 from homeostat.engine.nest import append, select, zero_rows
 from homeostat.engine.norms import residuals
@@ -50,12 +50,29 @@ class AcceleratedStepper(Stepper):
     The next state is worked out when somebody asks for it: by then rows that are finished have left, and their states.
     """
 
-    def __init__(self, problem: Problem, damping: float, make_history: Callable[[Tensor], History]) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        damping: float,
+        make_history: Callable[[Tensor], History],
+        *,
+        solvable: int,
+        noise: float,
+    ) -> None:
+        """Room for a problem.
+
+        Args:
+            problem: what is solved.
+            damping: share of the way that a plain step goes.
+            make_history: an empty history with rows and unknowns as a matrix has them.
+            solvable: unknowns that the history is enough for, on a linear map.
+            noise: share of the value below which a residual is nothing but rounding.
+        """
         self._state: list[Tensor] | None = None
         super().__init__(problem)
         self._damping, self._make_history = damping, make_history
         self.packing = Packing(problem.state, self.measured)
-        self._safeguard = Safeguard(problem.rows)
+        self._safeguard = Safeguard(problem.rows, self.packing.unknowns, solvable, noise)
         self._gate: Tensor | None = None  # the safeguard's trials, (rows, 1)
         self.history: History | None = None
         """Made when the first trial begins."""
@@ -67,7 +84,8 @@ class AcceleratedStepper(Stepper):
         self._value: Tensor | None = None
         self._former: Tensor | None = None
         self._former_value: Tensor | None = None
-        self._norms: list[Tensor] = []  # of the residuals since the last decision
+        # Norms of the residuals since the last decision; what was before the first step is not known.
+        self._norms: list[Tensor] = [self._unknown(problem.rows)] * (PERIOD - FIRST)
         self._products: list[Tensor] = []  # of a residual with the one before
 
     @property
@@ -92,12 +110,11 @@ class AcceleratedStepper(Stepper):
         self._residual, self._value, self.last, self._state = residual, value, after, None
         with torch.no_grad():
             norm = torch.linalg.vector_norm(residual, dim=1)
-            record.add(state, after, [norm] if self.packing.plain else None, None if guard.settled else guard.away)
+            record.add(state, after, [norm] if self.packing.plain else None, guard.trial if guard.trials else None)
             self._norms.append(norm)
-            if guard.trials < len(residual) and self.taken % PERIOD != 1:
-                assert self._former is not None
+            if guard.trials < len(residual) and len(self._norms) > 1 and self._former is not None:
                 self._products.append(dots(self._former[:, None], residual)[:, 0])
-        self._restored = self._review(residual, value, state, after) if self.taken % PERIOD == 0 else None
+        self._restored = self._review(residual, value, state, after) if len(self._norms) == PERIOD else None
 
     def _next_state(self) -> list[Tensor]:
         guard, residual, value, after = self._safeguard, self._residual, self._value, self.last
@@ -123,10 +140,12 @@ class AcceleratedStepper(Stepper):
 
     def _review(self, residual: Tensor, value: Tensor, before: list[Tensor], after: list[Tensor]) -> Tensor | None:
         """Let the safeguard decide at the end of a period; returns the rows that go back to their anchor."""
-        guard, count = self._safeguard, len(self._norms)
-        numbers = to_host(torch.stack([*self._norms, *self._products]))
+        guard = self._safeguard
+        with torch.no_grad():
+            size = torch.linalg.vector_norm(value, dim=1)
+        numbers = to_host(torch.stack([size, *self._norms, *self._products]))
         self._norms, self._products = [], []
-        verdict = guard.review(numbers[:count], numbers[count:])
+        verdict = guard.review(numbers[1 : PERIOD + 1], numbers[PERIOD + 1 :], numbers[0])
         if verdict is None:
             return None
         device = residual.device
@@ -147,6 +166,9 @@ class AcceleratedStepper(Stepper):
                 self.history = self._make_history(residual)
             self.history.forget(np.flatnonzero(verdict.begin))
         return torch.from_numpy(verdict.restore).to(device) if verdict.restore.any() else None
+
+    def _unknown(self, rows: int) -> Tensor:
+        return torch.full((rows,), torch.nan, dtype=self.packing.dtype, device=self.last[0].device)
 
     @property
     def trial(self) -> Mask:
@@ -199,6 +221,7 @@ class AcceleratedStepper(Stepper):
         self._residual, self._value = (
             None if x is None else zero_rows(x, count) for x in (self._residual, self._value)
         )
+        self._norms = [torch.cat([x, self._unknown(count)]) for x in self._norms]
         self._safeguard.join(count)
         self._gate = None if self._gate is None else zero_rows(self._gate, count)
         if self.history is not None:

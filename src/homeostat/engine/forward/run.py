@@ -155,11 +155,20 @@ def make_stepper(problem: Problem, method: Method, compile: bool = False) -> Ste
             return PicardStepper(problem, method)
         case Anderson(memory, damping):
             return AcceleratedStepper(
-                problem, damping, lambda x: TruncatedGramSchmidt(x, memory, noise=noise, functional=graphed)
+                problem,
+                damping,
+                lambda x: TruncatedGramSchmidt(x, memory, noise=noise, functional=graphed),
+                solvable=memory,
+                noise=noise,
             )
         case Broyden(memory):
             return AcceleratedStepper(
-                problem, 1.0, lambda x: BroydenUpdates(x, memory, noise=noise, functional=graphed)
+                problem,
+                1.0,
+                lambda x: BroydenUpdates(x, memory, noise=noise, functional=graphed),
+                # On a linear map it takes twice as many steps as unknowns (D. M. Gay, SIAM J. Numer. Anal. 16, 1979).
+                solvable=memory // 2,
+                noise=noise,
             )
 
 
