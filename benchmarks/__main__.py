@@ -13,7 +13,17 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import acceleration, batches, compatibility, memory, meta_learning, overhead, peers_jax, training
+from benchmarks import (
+    acceleration,
+    adjoint,
+    batches,
+    compatibility,
+    memory,
+    meta_learning,
+    overhead,
+    peers_jax,
+    training,
+)
 from benchmarks.report import table, write_document
 from benchmarks.results import Figure, describe_machine, save
 
@@ -28,6 +38,7 @@ GROUPS: dict[str, Group] = {
     "broyden": partial(overhead.measure, "Broyden"),
     "acceleration": acceleration.linear,
     "safeguard": acceleration.safeguard,
+    "adjoint": adjoint.measure,
     "batches": batches.measure,
     "memory": memory.measure,
     "training": training.measure,

@@ -151,9 +151,11 @@ class _Adjoint:
             jacobian, rows, source, gradient.method, gradient.stop, start=start, precondition=precondition
         )
         self._record(adjoint, rows)
+        failed = failures(adjoint.status, gradient.stop)
+        if len(rows) == self._problem.rows and not bool(failed.any()):
+            return found
         overflowed = not_finite(source)
         report_adjoint(adjoint, gradient.stop, gradient.on_failure, gradient.method, overflowed)
-        failed = failures(adjoint.status, gradient.stop)
         if fallback:
             return _choose(~failed, found, rows, cotangents)
         keep = (~failed if gradient.on_failure == "mask" else adjoint.status != Status.DIVERGED) | overflowed
