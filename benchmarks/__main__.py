@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks import (
     acceleration,
+    adjoint,
     batches,
     compatibility,
     memory,
@@ -39,6 +40,7 @@ GROUPS: dict[str, Group] = {
     "acceleration": acceleration.linear,
     "safeguard": acceleration.safeguard,
     "unguarded": unguarded.measure,
+    "adjoint": adjoint.measure,
     "batches": batches.measure,
     "memory": memory.measure,
     "training": training.measure,

@@ -31,6 +31,8 @@ with times, seeds and counts, are in [`benchmarks/results`](../benchmarks/result
 * Memory is the largest sum of what torch's allocator had given out, inside operators too, beyond that of a bare loop.
 * The 200 random maps and the shifts are described in [`benchmarks/maps.py`](../benchmarks/maps.py), as they were before
   any of them was solved.
+* The 200 linear systems of the adjoint are described in [`benchmarks/systems.py`](../benchmarks/systems.py), as they
+  were before any of them was solved; residuals are taken again in float64.
 * jaxopt and optimistix run in another process, on the same weights in float32, in turns with ours. They are pinned to
   one core and compiled without XLA's own threads. All stop at the same residual, ours for each row, theirs for the
   batch as one, which is easier."""

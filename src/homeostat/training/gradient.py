@@ -29,7 +29,8 @@ from homeostat.engine.methods import Method
 from homeostat.training.data import Data
 
 _SOLVERS: dict[str, Method] = {"picard": Picard(), "anderson": Anderson(), "broyden": Broyden()}
-_ADJOINTS = {"picard": Picard(), "anderson": Anderson(), "cg": CG(), "gmres": GMRES(), "normal-cg": NormalCG()}
+# "anderson" is the engine's own choice, which leaves to others what Anderson does not solve.
+_ADJOINTS = {"picard": Picard(), "anderson": Implicit().method, "cg": CG(), "gmres": GMRES(), "normal-cg": NormalCG()}
 
 
 class _FixedPoint(Data):
@@ -62,18 +63,15 @@ class ImplicitGradient(_FixedPoint):
     """
 
     kind: Literal["implicit"] = "implicit"
-    adjoint: Literal["picard", "anderson", "cg", "gmres", "normal-cg"] | None = None
-    """How the adjoint system is solved; `"cg"` needs a step whose Jacobian is symmetric. None leaves it to the engine:
-    Anderson, and other methods for the rows that it does not solve.
-    """
+    adjoint: Literal["picard", "anderson", "cg", "gmres", "normal-cg"] = "anderson"
+    """How the adjoint system is solved; `"cg"` needs a step whose Jacobian is symmetric. `"anderson"` leaves rows that
+    it does not solve to GMRES, then to conjugate gradients on the normal equations; others are all that is tried."""
     adjoint_steps: int | None = Field(default=None, ge=1)
     """Its most steps, with the tolerance of the solver; None leaves both to the engine."""
     on_failure: Literal["warn", "raise", "mask", "fallback"] = "warn"
 
     def options(self) -> Gradient:
         stop = None if self.adjoint_steps is None else Stop(rtol=self.rtol, max_steps=self.adjoint_steps)
-        if self.adjoint is None:
-            return Implicit(stop=stop, on_failure=self.on_failure)
         return Implicit(method=_ADJOINTS[self.adjoint], stop=stop, on_failure=self.on_failure)
 
 

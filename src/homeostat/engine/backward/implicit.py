@@ -259,9 +259,11 @@ class _Adjoint:
             precondition=precondition,
         )
         self._record(adjoint, rows)
+        failed = failures(adjoint.status, gradient.stop)
+        if len(rows) == self._problem.rows and not bool(failed.any()):
+            return found
         overflowed = not_finite(source)
         report_adjoint(adjoint, gradient.stop, gradient.on_failure, gradient.method, overflowed)
-        failed = failures(adjoint.status, gradient.stop)
         if fallback:
             solved = torch.zeros(self._problem.rows, dtype=torch.bool, device=rows.device)
             solved = solved.index_copy(0, rows, ~failed)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,16 +54,17 @@ def solve_by_iteration(
         present, *g = at
         return [p + s for p, s in zip(products.pull(present, u), g, strict=True)]
 
-    def step(state: tuple[tuple[Tensor, ...], Any], at: list[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        u, _ = state
-        plain = after(u, at)
-        if precondition is None:
-            return tuple(plain), u
-        change = precondition(at[0], [new - old for new, old in zip(plain, u, strict=True)])
-        return tuple(old + d for old, d in zip(u, change, strict=True)), u
-
     count = len(source)
-    problem = Problem.of(step, (tuple(start), tuple(Carry(u) for u in start)), [batch, *source])
+
+    def step(state: list[Tensor], at: list[Tensor]) -> list[Tensor]:
+        u = state[:count]
+        new = after(u, at)
+        if precondition is not None:
+            change = precondition(at[0], [x - old for x, old in zip(new, u, strict=True)])
+            new = [old + d for old, d in zip(u, change, strict=True)]
+        return [*new, *u]
+
+    problem = Problem.of(step, [*start, *(Carry(u) for u in start)], [batch, *source])
     found = run(problem, stop, method, Watch(give_up=give_up))
     obstacle = torch.zeros_like(found.status)
     if precondition is None or not stop.max_steps or not len(batch):

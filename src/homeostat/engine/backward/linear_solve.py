@@ -57,11 +57,12 @@ def solve_adjoint(
 
     Returns:
         `u`, one per measured leaf in the dtype of its `g`, and how the solve went. Rows whose `g` is not finite are
-        DIVERGED with `u = g`; rows that diverged otherwise have a `u` which is finite and means nothing.
+        DIVERGED with `u = g`; rows that diverged otherwise have a `u` which means nothing.
 
     Example:
         >>> from homeostat.engine.methods import GMRES
         >>> from homeostat.engine.backward.tape import present_autocast, record
+        >>> from homeostat.engine.problem import Problem
         >>> problem = Problem.of(lambda z, _: 0.75 * z + 1, torch.full((2, 3), 4.0), None)
         >>> jacobian = JacobianRows(problem, record(problem), present_autocast(torch.device("cpu")))
         >>> u, adjoint = solve_adjoint(jacobian, torch.arange(2), [torch.ones(2, 3)], GMRES(), Stop(1e-5))
@@ -79,7 +80,6 @@ def solve_adjoint(
     # tolerance has a size of its own.
     scales = torch.ones_like(rows, dtype=torch.float64) if stop.atol else powers_of_two(source)
     source = times(source, scales)
-    ledger = _Ledger(source)
     held = torch.stack([finite_rows(g) for g in source]).all(0).nonzero().squeeze(1)
     whole = len(held) == len(rows)
     begin = source if whole else [g[held] for g in source]
@@ -88,14 +88,16 @@ def solve_adjoint(
         # Where there is no gradient u is 0 itself, which no relative tolerance would see.
         nothing = torch.stack([row_rms(g) == 0 for g in begin]).all(0)
         begin = times(given, torch.where(nothing, 0, scales[held]))
-    ledger.begin(held, begin)
+    ledger: _Ledger | None = None
     methods = method if isinstance(method, tuple) else (method,)
+    methods = methods if stop.tests else methods[:1]
     notes: list[str] = []
-    for place, one in enumerate(methods if stop.tests else methods[:1]):
+    for place, one in enumerate(methods):
         if not len(held):
             break
         batch = rows if len(held) == len(rows) else rows[held]
-        at = (products, batch, [g[held] for g in source], ledger.where(held, cold=isinstance(one, GMRES)))
+        present = source if len(held) == len(rows) else [g[held] for g in source]
+        at = (products, batch, present, ledger.where(held, cold=isinstance(one, GMRES)) if ledger else begin)
         if isinstance(one, Picard | Anderson):
             found = solve_by_iteration(*at, one, stop, precondition, give_up=place + 1 < len(methods))
         elif not place or not isinstance(one, NormalCG):
@@ -108,10 +110,24 @@ def solve_adjoint(
                     raise
                 notes.append(f"NormalCG, which differentiates step twice, could not be tried: {_first_line(error)}")
                 break
+        alone = len(methods) == 1 and whole
+        left = held[:0] if alone else (found.status != Status.CONVERGED).nonzero().squeeze(1)
+        if ledger is None:
+            if whole and not len(left):  # the common cases are spared the rest
+                solver = torch.full_like(found.status, _SOLVERS[type(one)])
+                adjoint = Adjoint(
+                    found.steps, found.residual, found.status, jacobian.evaluations, found.obstacle, solver
+                )
+                return _scaled_back(found.leaves, scales, cotangents), adjoint
+            ledger = _Ledger(source, held, begin)
         ledger.enter(held, found, _SOLVERS[type(one)], first=not place)
-        held = held[found.status != Status.CONVERGED]
-    u = [x.to(g.dtype) for x, g in zip(times(ledger.leaves, 1 / scales), cotangents, strict=True)]
-    return u, ledger.adjoint(jacobian.evaluations, notes)
+        held = held[left]
+    ledger = ledger or _Ledger(source, held, begin)  # no row could be solved
+    return _scaled_back(ledger.leaves, scales, cotangents), ledger.adjoint(jacobian.evaluations, notes)
+
+
+def _scaled_back(leaves: Sequence[Tensor], scales: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    return [x.to(g.dtype) for x, g in zip(times(leaves, 1 / scales), like, strict=True)]
 
 
 def _first_line(error: Exception) -> str:
@@ -121,22 +137,20 @@ def _first_line(error: Exception) -> str:
 class _Ledger:
     """The best that was found for each row, and how."""
 
-    def __init__(self, source: Sequence[Tensor]) -> None:
+    def __init__(self, source: Sequence[Tensor], rows: Tensor, begin: Sequence[Tensor]) -> None:
+        """`begin` is where `rows` begin, those that have a solve."""
         count, device = len(source[0]), source[0].device
         wide = torch.float64 if any(g.dtype == torch.float64 for g in source) else torch.float32
         self.leaves = [g.clone() for g in source]
-        self._begin = self.leaves
+        self._begin = source
+        if begin is not source:
+            self._begin = [x.index_copy(0, rows, new) for x, new in zip(source, begin, strict=True)]
+            self.leaves = [x.clone() for x in self._begin]
         self._steps = torch.zeros(count, dtype=torch.int64, device=device)
         self._residual = torch.full((count,), float("nan"), dtype=wide, device=device)
         self._status = torch.full((count,), Status.DIVERGED, dtype=torch.int8, device=device)
         self._obstacle, self._solver = torch.zeros_like(self._status), torch.zeros_like(self._status)
         self._lowest = torch.full_like(self._residual, float("inf"))
-
-    def begin(self, rows: Tensor, leaves: Sequence[Tensor]) -> None:
-        """Where these rows begin; the others have no solve."""
-        for old, new in zip(self.leaves, leaves, strict=True):
-            old[rows] = new
-        self._begin = [x.clone() for x in self.leaves]
 
     def where(self, rows: Tensor, *, cold: bool) -> list[Tensor]:
         """Where rows go on: at the best that there is of them, or at their beginning if `cold`."""

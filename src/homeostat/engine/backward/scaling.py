@@ -26,8 +26,8 @@ def at_size_one(function: RowFunction) -> RowFunction:
 
     Example:
         >>> double = at_size_one(lambda rows, vectors: [(2 * x.half()).float() for x in vectors])
-        >>> double(torch.arange(1), [torch.full((1, 2), 1e30)])  # float16 ends at 65504
-        [tensor([[2.0000e+30, 2.0000e+30]])]
+        >>> double(torch.arange(1), [torch.full((1, 2), 2.0**99)])  # float16 ends at 65504
+        [tensor([[1.2677e+30, 1.2677e+30]])]
     """
 
     def scaled(rows: Tensor, vectors: Sequence[Tensor]) -> list[Tensor]:
