@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 
 from homeostat.engine.nest import Carry
 from homeostat.engine.norms import norm_dtype
-from homeostat.engine.problem import StepFunction
+from homeostat.engine.single import OneProblem
+from homeostat.engine.step_function import StateOnly
 from homeostat.errors import CompileWarning, ContractError, warn_caller
 
 
@@ -45,7 +46,7 @@ def _block(
     spec: pytree.TreeSpec | None,
     measured: tuple[int, ...],
     damping: float | None,
-    step: StepFunction,
+    step: Callable[[Any, Any], Any],
     state: list[Tensor],
     context: Any,
 ) -> tuple[list[list[Tensor]], list[list[Tensor]], list[Tensor]]:
@@ -235,13 +236,14 @@ class Graphs:
 _graphs: WeakKeyDictionary[Any, dict[Any, Graphs]] = WeakKeyDictionary()
 
 
-def graphs_of(step: StepFunction) -> Graphs:
+def graphs_of(step: Callable[[Any, Any], Any]) -> Graphs:
     """The graphs of a step; they are kept as long as the module, other callable, or code that it is."""
-    while isinstance(step, partial):
-        step = step.func
-    owner, part = step, None
-    if isinstance(step, MethodType):
-        owner, part = step.__self__, step.__func__
+    owner: Any = step
+    while isinstance(owner, partial | StateOnly | OneProblem):
+        owner = owner.func if isinstance(owner, partial) else owner.step
+    part = None
+    if isinstance(owner, MethodType):
+        owner, part = owner.__self__, owner.__func__
     if isinstance(owner, FunctionType):
         owner = owner.__code__
     try:
