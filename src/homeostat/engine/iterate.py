@@ -66,10 +66,11 @@ def iterate(problem: Problem, *, max_steps: int, monitor: Monitor, check: bool =
     rows = torch.arange(problem.rows, device=state[0].device)
     pieces: list[tuple[Tensor, list[Tensor]]] = []
     evaluations = 0
+    step = problem.bind(context)
     for count in range(1, max_steps + 1):
         if len(rows) == 0:
             break
-        after = problem.apply(state, context)
+        after = step(state)
         evaluations += len(rows)
         with torch.no_grad():
             release = monitor.observe(count, rows, [x.detach() for x in state], [x.detach() for x in after], context)
@@ -89,6 +90,7 @@ def iterate(problem: Problem, *, max_steps: int, monitor: Monitor, check: bool =
         state = select(state, problem.layout, stay)
         if len(rows):
             context = select(context, problem.context_layout, stay)
+            step = problem.bind(context)
         monitor.keep(stay)
     pieces.append((rows, state))
     if len(pieces) == 1:

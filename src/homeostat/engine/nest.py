@@ -52,7 +52,8 @@ class Carry:
     value: Tensor
 
 
-def _is_mark(node: Any) -> bool:
+def is_mark(node: Any) -> bool:
+    """Whether this is a marked part: a leaf, whatever is in it."""
     return isinstance(node, Shared | Carry)
 
 
@@ -65,6 +66,8 @@ class Layout:
     kinds: tuple[Kind, ...]
     marked: tuple[bool, ...]
     names: tuple[str, ...]
+    single: bool = False
+    """The batch has one row that the caller never sees: shapes are told without it."""
 
     @cached_property
     def lone(self) -> bool:
@@ -105,26 +108,39 @@ class Layout:
                 if new.is_floating_point() and torch.is_autocast_enabled(new.device.type):
                     leaves[i] = new.to(old.dtype)
                     continue
-            raise ContractError(f"step changed {self.names[i]}: {describe(old)} became {describe(new)}")
+            raise ContractError(self._leaf_error(self.names[i], old, new))
         return leaves
 
+    def _leaf_error(self, name: str, old: Tensor, new: Any) -> str:
+        hint = ""
+        if new is None:
+            hint = "; does step return its new state?"
+        elif isinstance(new, Tensor) and not self.single and new.shape[:1] != old.shape[:1]:
+            hint = f"; the first dimension is the batch: {_ONE}"
+        return f"step changed {name}: {describe(old, self.single)} became {describe(new, self.single)}{hint}"
+
     def _structure_error(self, tree: Any) -> str:
-        paths = {_name(self.role, path) for path, _ in pytree.tree_flatten_with_path(tree, is_leaf=_is_mark)[0]}
+        paths = {_name(self.role, path) for path, _ in pytree.tree_flatten_with_path(tree, is_leaf=is_mark)[0]}
         missing = [name for name in self.names if name not in paths]
         extra = sorted(paths.difference(self.names))
         parts = [f"{name} is missing" for name in missing[:1]] + [f"{name} is new" for name in extra[:1]]
         return f"step changed the structure of its state: {' and '.join(parts) or 'the containers differ'}"
 
 
+_ONE = "if all of it is one problem, solve it with batched=False"
+
+
 def _name(role: str, path: Any) -> str:
     return role + pytree.keystr(path)
 
 
-def describe(value: Any) -> str:
-    """What a value is, for an error: `float32 (2, 3) on cpu`."""
+def describe(value: Any, single: bool = False) -> str:
+    """What a value is, for an error: `float32 (2, 3) on cpu`; `single` leaves out the row of a single problem."""
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
-        return f"{dtype} {tuple(value.shape)} on {value.device}"
+        return f"{dtype} {tuple(value.shape[single:])} on {value.device}"
+    if value is None:
+        return "None"
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
@@ -135,7 +151,7 @@ def flatten(tree: Any, role: Literal["state", "context"]) -> tuple[list[Any], La
     Raises:
         ContractError: a leaf that is neither a tensor nor marked, a complex state, or one without a floating leaf.
     """
-    pairs, spec = pytree.tree_flatten_with_path(tree, is_leaf=_is_mark)
+    pairs, spec = pytree.tree_flatten_with_path(tree, is_leaf=is_mark)
     leaves: list[Any] = []
     kinds: list[Kind] = []
     names: list[str] = []
@@ -157,7 +173,7 @@ def flatten(tree: Any, role: Literal["state", "context"]) -> tuple[list[Any], La
             hint = "wrap it in homeostat.Shared" if role == "context" else "a state holds tensors only"
             raise ContractError(f"{name} is {describe(value)}, not a tensor: {hint}")
         if value.ndim == 0:
-            hint = "wrap it in homeostat.Shared" if role == "context" else "a state is batch first"
+            hint = "wrap it in homeostat.Shared" if role == "context" else f"a state is batch first; {_ONE}"
             raise ContractError(f"{name} has no batch dimension: {hint}")
         if value.is_complex() and role == "state":
             raise ContractError(f"{name} is complex; give it as torch.view_as_real(...)")
@@ -180,8 +196,8 @@ def count_rows(state: Sequence[Tensor], layout: Layout, context: Sequence[Any], 
     entries += list(zip(context_layout.names, context_layout.kinds, context, strict=True))
     for name, kind, leaf in entries:
         if kind != "shared" and leaf.shape[0] != rows:
-            hint = "; mark it homeostat.Shared if it is not per example" if name.startswith("context") else ""
-            raise ContractError(f"{name} has {leaf.shape[0]} rows, {layout.names[0]} has {rows}{hint}")
+            hint = "mark it homeostat.Shared if it is not per example; " if name.startswith("context") else ""
+            raise ContractError(f"{name} has {leaf.shape[0]} rows, {layout.names[0]} has {rows}; {hint}{_ONE}")
     return rows
 
 

@@ -5,31 +5,42 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.utils import _pytree as pytree
 
+from homeostat.engine.closures import explain
+from homeostat.engine.in_place import Snapshot
 from homeostat.engine.nest import Layout, append, count_rows, flatten, select
+from homeostat.engine.step_function import StepFunction, with_context
 from homeostat.errors import ContractError
 
-StepFunction = Callable[[Any, Any], Any]
+BoundStep = Callable[[list[Tensor]], list[Tensor]]
+"""From leaves of a state to leaves of the next."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """An iterated map with a batch to run it on, as leaves and layouts."""
 
-    step: StepFunction
+    step: Callable[[Any, Any], Any]
     state: list[Tensor]
     layout: Layout
     context: list[Any]
     context_layout: Layout
     rows: int
+    whole: int | None = -1
+    """Rows of the batch that these were taken from; -1: they are all of it, None: rows come and go."""
 
     @classmethod
     def of(cls, step: StepFunction, state: Any, context: Any) -> "Problem":
         """Take apart what a caller gave.
 
         Raises:
-            ContractError: leaves that are neither tensors nor marked, or whose rows do not match.
+            ContractError: leaves that are neither tensors nor marked, or whose rows do not match; a step that takes
+                other arguments than the state, and a context if there is one.
+            TypeError: a step that cannot be called.
         """
+        step = with_context(step, context)
         leaves, layout = flatten(state, "state")
         context_leaves, context_layout = flatten(context, "context")
         rows = count_rows(leaves, layout, context_leaves, context_layout)
@@ -42,39 +53,38 @@ class Problem:
         state = append([problem.state for problem in problems], first.layout)
         context = append([problem.context for problem in problems], first.context_layout)
         rows = sum(problem.rows for problem in problems)
-        return cls(first.step, state, first.layout, context, first.context_layout, rows)
+        return cls(first.step, state, first.layout, context, first.context_layout, rows, whole=None)
 
     def apply(self, state: list[Tensor], context: Sequence[Any]) -> list[Tensor]:
-        """One step on some rows, checked against the contract; see `bind`."""
+        """One step on some rows, checked against the contract; see `bind`. For several steps bind once."""
         return self.bind(context)(state)
 
-    def bind(self, context: Sequence[Any]) -> Callable[[list[Tensor]], list[Tensor]]:
+    def bind(self, context: Sequence[Any]) -> BoundStep:
         """One step on some rows as a function of the state's leaves alone, checked against the contract.
 
+        What a step must leave alone, its state and its context, is compared by value at the first call; after that by
+        PyTorch's own count of changes, and where there is none, again where a step returns the very tensor it was
+        given and did not at first.
+
         Raises:
-            ContractError: (the function) what came back does not match the state, or the state was changed in place: a
-                residual would then compare the new state with itself.
+            ContractError: (the function) what came back does not match the state, or the state or context was changed
+                in place: a residual would then compare the new state with itself.
         """
-        step, layout, nest = self.step, self.layout, self.context_layout.build(context)
-        if layout.lone:
-
-            def apply_lone(state: list[Tensor]) -> list[Tensor]:
-                old = state[0]
-                version = None if old.is_inference() else old._version
-                new = step(old, nest)
-                if version is not None and old._version != version:
-                    raise _changed_in_place(layout.names[0])
-                return layout.read(new, state)
-
-            return apply_lone
+        call = self._called(context)
+        passed: set[int] | None = None  # leaves that came back as they were given; None before the first call
 
         def apply(state: list[Tensor]) -> list[Tensor]:
-            versions = [None if x.is_inference() else x._version for x in state]
-            result = step(layout.build(state), nest)
-            for name, leaf, version in zip(layout.names, state, versions, strict=True):
-                if version is not None and leaf._version != version:
-                    raise _changed_in_place(name)
-            return layout.read(result, state)
+            nonlocal passed
+            if passed is None:
+                after = self._compared(call, state, context)
+                passed = {i for i, (new, old) in enumerate(zip(after, state, strict=True)) if _is_same(new, old)}
+                return after
+            after = call(state)
+            for i, new in enumerate(after):
+                if _is_same(new, state[i]) and i not in passed:
+                    passed.add(i)
+                    self._compared(call, state, context)
+            return after
 
         return apply
 
@@ -82,8 +92,69 @@ class Problem:
         """The same map on some of the rows."""
         state = select(self.state, self.layout, index)
         context = select(self.context, self.context_layout, index)
-        return Problem(self.step, state, self.layout, context, self.context_layout, len(index))
+        whole = self.rows if self.whole == -1 else self.whole
+        return Problem(self.step, state, self.layout, context, self.context_layout, len(index), whole)
+
+    def _called(self, context: Sequence[Any]) -> BoundStep:
+        """The step with what costs nothing to check."""
+        step, layout, nest = self.step, self.layout, self.context_layout.build(context)
+
+        def call_lone(state: list[Tensor]) -> list[Tensor]:
+            old = state[0]
+            version = None if old.is_inference() else old._version
+            try:
+                new = step(old, nest)
+                if version is not None and old._version != version:
+                    raise _changed_in_place(layout.names[0])
+                return layout.read(new, state)
+            except Exception as error:
+                told = self._explained(error, len(old))
+                if told is error:
+                    raise
+                raise told from error
+
+        def call(state: list[Tensor]) -> list[Tensor]:
+            versions = [None if x.is_inference() else x._version for x in state]
+            try:
+                result = step(layout.build(state), nest)
+                for name, leaf, version in zip(layout.names, state, versions, strict=True):
+                    if version is not None and leaf._version != version:
+                        raise _changed_in_place(name)
+                return layout.read(result, state)
+            except Exception as error:
+                told = self._explained(error, len(state[0]))
+                if told is error:
+                    raise
+                raise told from error
+
+        return call_lone if layout.lone else call
+
+    def _compared(self, call: BoundStep, state: list[Tensor], context: Sequence[Any]) -> list[Tensor]:
+        """One call, with what it was given held against what it was before."""
+        own, shared = list(zip(self.layout.names, state, strict=True)), []
+        for name, kind, leaf in zip(self.context_layout.names, self.context_layout.kinds, context, strict=True):
+            tensors = [x for x in pytree.tree_leaves(leaf) if isinstance(x, Tensor)] if kind == "shared" else [leaf]
+            (shared if kind == "shared" else own).extend((name, x) for x in tensors)
+        snapshot = Snapshot(own, shared)
+        after = call(state)
+        changed = snapshot.changed()
+        if changed is not None:
+            raise _changed_in_place(changed)
+        return after
+
+    def _explained(self, error: Exception, rows: int) -> Exception:
+        """The error to raise for one that the step raised on so many rows."""
+        whole = self.rows if self.whole == -1 else self.whole
+        return error if rows == whole else explain(error, self.step, rows, whole)
+
+
+def _is_same(new: Tensor, old: Tensor) -> bool:
+    """Whether a step handed back its input. Views of it count where nobody counts changes."""
+    if new is old:
+        return True
+    return old.is_inference() and not is_functorch_wrapped_tensor(new) and new.data_ptr() == old.data_ptr()
 
 
 def _changed_in_place(name: str) -> ContractError:
-    return ContractError(f"step changed {name} in place; it must return a new tensor")
+    what = "return a new tensor" if name.startswith("state") else "leave its context as it is"
+    return ContractError(f"step changed {name} in place; it must {what}")

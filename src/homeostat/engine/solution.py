@@ -1,8 +1,8 @@
 """What a solve returns."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -123,6 +123,7 @@ def describe_solvers(method: Tensor) -> list[str]:
 
 def describe_rows(steps: Tensor, residual: Tensor, status: Tensor) -> str:
     """A short table: for each status, how many rows, their steps and their residuals."""
+    steps, residual, status = (x.reshape(-1) for x in (steps, residual, status))  # one problem has no rows
     lines = [f"{'status':<10} {'rows':>6} {'steps (median, most)':>22} {'residual (median, most)':>26}"]
     for kind in Status:
         rows = status == kind
@@ -179,6 +180,8 @@ class Adjoint:
 class Solution:
     """The end of an iteration, by example.
 
+    With `batched=False` there is one problem, and what is `(batch,)` here is 0-d.
+
     Attributes:
         state: same structure as the start that was given; the last f(z) of each example (with `returns="best"`,
             the one with the lowest residual). A row that diverged keeps its last finite iterate (where `rtol=0,
@@ -204,7 +207,8 @@ class Solution:
     @property
     def adjoint(self) -> Adjoint | None:
         """How the last `backward()` through `Implicit` or `Neumann` went; None before. It holds no graph."""
-        return self._adjoint[-1] if self._adjoint else None
+        found = self._adjoint[-1] if self._adjoint else None
+        return of_one(found) if found is not None and self.steps.ndim == 0 else found
 
     @property
     def converged(self) -> Tensor:
@@ -214,4 +218,14 @@ class Solution:
     def __repr__(self) -> str:
         with torch.no_grad():
             table = describe_rows(self.steps, self.residual, self.status)
-        return f"Solution: {len(self.steps)} examples, {self.row_evaluations} row evaluations\n{table}"
+        count = f"{len(self.steps)} examples" if self.steps.ndim else "1 problem"
+        return f"Solution: {count}, {self.row_evaluations} row evaluations\n{table}"
+
+
+Report = TypeVar("Report", Solution, Adjoint)
+
+
+def of_one(report: Report) -> Report:
+    """What is said of a batch with a single row as what is said of one problem: without the dimension of the batch."""
+    own = {f.name: getattr(report, f.name) for f in fields(report) if f.name != "state"}
+    return replace(report, **{name: x[0] for name, x in own.items() if isinstance(x, Tensor) and x.ndim})

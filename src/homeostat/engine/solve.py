@@ -26,8 +26,10 @@ from homeostat.engine.gradients import (
 )
 from homeostat.engine.mapped import Mapping
 from homeostat.engine.methods import Broyden, Method
-from homeostat.engine.problem import Problem, StepFunction
-from homeostat.engine.solution import Adjoint, Solution, Status
+from homeostat.engine.problem import Problem
+from homeostat.engine.single import named_as_one, one_row, without_row
+from homeostat.engine.solution import Adjoint, Solution, Status, of_one
+from homeostat.engine.step_function import StepFunction
 from homeostat.engine.stop import Stop, check_count, check_option
 from homeostat.engine.uncompiled import uncompiled
 from homeostat.errors import ContractError, ConvergenceWarning, warn_caller
@@ -50,16 +52,19 @@ def solve(
     trace: bool = False,
     sync_every: int | None = None,
     compile: bool = False,
+    batched: bool = True,
 ) -> Solution:
     """Apply `state <- step(state, context)` until each example has converged, and differentiate the result.
 
     Every decision is per example: an example's answer does not depend on who shares its batch, and rows that are
-    finished leave the batch together with their context.
+    finished leave the batch together with their context. With `batched=False` the whole state, of any shape, is one
+    problem: a vector, a grid, a coupled system.
 
     Args:
-        step: the map. Gets and returns bare tensors, in the same structure, shapes, dtypes and devices as `state`. It
-            has to be the same map each time: noise and masks belong into the context, a row an example, so that they
-            leave with their rows; normalising by statistics of the batch is refused.
+        step: the map, `step(state, context)`, or `step(state)` where there is no context. Gets and returns bare
+            tensors, in the same structure, shapes, dtypes and devices as `state`. It has to be the same map each time:
+            noise and masks belong into the context, a row an example, so that they leave with their rows; normalising
+            by statistics of the batch is refused, and so is changing what it was given in place.
         state: where to start; a tensor or a nest of tensors (tuple, list, dict), batch first. Integer and boolean
             leaves, and those marked `Carry`, are carried along but not measured. A former `Solution.state` starts warm.
         context: what `step` needs beside the state, batch first; parts that are not per example are marked `Shared`.
@@ -80,14 +85,16 @@ def solve(
             statuses and steps, in less time where there are many. The first solve with a step compiles, for seconds. A
             step that PyTorch cannot compile as one graph runs eagerly, with a CompileWarning; `Unrolled`, solves under
             the transforms of `torch.func`, and all backward passes are eager in any case.
+        batched: False: the state is one problem, with one stop. Nothing is marked `Shared`: the context is whatever
+            `step` takes, and comes as it is. Tolerances and limits are numbers.
 
     Returns:
         A `Solution`. Its state is the last f(z) of each example (or the best), and `residual` was measured on the way
-        to it.
+        to it. With `batched=False` its `steps`, `residual` and `status` are 0-d, and its `trace` is `(steps,)`.
 
     Raises:
-        ContractError: a `step` that changes structure, shape, dtype or device, or that normalises by its batch; leaves
-            whose rows do not match.
+        ContractError: a `step` that changes structure, shape, dtype or device, or what it was given in place, or that
+            normalises by its batch; leaves whose rows do not match.
         ConvergenceError: rows did not converge and `gradient.on_failure` is `"raise"`.
         TypeError, ValueError: an option that is not one of the option objects, or that makes no sense.
 
@@ -101,6 +108,10 @@ def solve(
         >>> plain = solve(lambda z, c: c["gain"] * z + 1, torch.zeros(2, 3), {"gain": gain}, method=Picard())
         >>> bool(solution.steps[1] < plain.steps[1])
         True
+        >>> matrix = torch.tensor([[0.0, 0.5], [0.25, 0.0]])
+        >>> one = solve(lambda z: matrix @ z + 1, torch.zeros(2), batched=False)  # one problem of two unknowns
+        >>> one.state.round(decimals=3), int(one.status)
+        (tensor([1.7140, 1.4290]), 0)
     """
     check_option("gradient", gradient, Gradient, "hs.Implicit()")
     method = default_method(gradient) if method is None else method
@@ -108,17 +119,22 @@ def solve(
     check_option("stop", stop, Stop, "hs.Stop(rtol=1e-4)")
     if returns not in ("last", "best"):
         raise ValueError(f"returns must be 'last' or 'best', not {returns!r}")
-    if not isinstance(compile, bool):
-        raise TypeError(f"compile must be True or False, not {compile!r}")
+    for name, value in (("compile", compile), ("batched", batched)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
     if sync_every is not None:
         sync_every = check_count("sync_every", sync_every)
+    if not batched:
+        step, state, context = one_row(step, state, context, stop)
     if is_transformed():
         mapping = Mapping.around(step, state, context, stop)
         if mapping is not None:
             options = {"returns": returns, "trace": trace, "sync_every": sync_every, "compile": compile}
             inner = partial(_solve_mapped, method=method, gradient=gradient, **options)
-            return mapping.solve(inner, step, state, context, stop)
+            solution = mapping.solve(inner, step, state, context, stop)
+            return solution if batched else _of_one(solution)
     problem = Problem.of(step, state, context)
+    problem = problem if batched else named_as_one(problem)
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
         if isinstance(value, Tensor) and len(value) != problem.rows:
             raise ContractError(f"stop.{name} has {len(value)} entries, the state has {problem.rows} rows")
@@ -154,7 +170,13 @@ def solve(
         free = [i for i in problem.layout.measured() if not leaves[i].requires_grad]
         leaves = [x.detach().requires_grad_() if i in free else x for i, x in enumerate(leaves)]
     nest = problem.layout.build(leaves, marks=True)
-    return Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, found.trace, adjoint)
+    solution = Solution(nest, found.steps, found.residual, found.status, found.row_evaluations, found.trace, adjoint)
+    return solution if batched else _of_one(solution)
+
+
+def _of_one(solution: Solution) -> Solution:
+    """The solution of a batch with a single row as that of one problem."""
+    return of_one(replace(solution, state=without_row(solution.state)))
 
 
 def _solve_mapped(step: StepFunction, state: Any, context: Any, stop: Stop, **options: Any) -> Solution:

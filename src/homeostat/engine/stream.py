@@ -13,9 +13,10 @@ from homeostat.engine.backward.functional import refuse_vmap
 from homeostat.engine.forward.slots import Leaving, Slots
 from homeostat.engine.methods import Anderson, Method
 from homeostat.engine.norms import finite_rows
-from homeostat.engine.problem import Problem, StepFunction
+from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.solve import resolvable
+from homeostat.engine.step_function import StepFunction
 from homeostat.engine.stop import Stop, check_count, check_option, check_range
 from homeostat.errors import ContractError
 

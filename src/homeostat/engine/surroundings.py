@@ -12,6 +12,23 @@ from torch import Tensor, nn
 _DEEP = 4
 
 
+def closed_over(step: Any) -> dict[str, Tensor]:
+    """Tensors that a step has beside its arguments, by name; parameters and buffers of modules do not count.
+
+    Example:
+        >>> inputs = torch.ones(4, 2)
+        >>> list(closed_over(lambda z: z + inputs))
+        ['inputs']
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in _look(step):
+        if isinstance(value, nn.Module):
+            found.update({f"{name}.{key}": x for key, x in vars(value).items() if isinstance(x, Tensor)})
+        elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            found[name] = value
+    return found
+
+
 class Surroundings:
     """The modules and tensors that a step closes over, as they were at one moment.
 
@@ -108,6 +125,8 @@ def _look(step: Any) -> Iterator[tuple[str, Any]]:
             if id(value) not in seen:
                 seen.add(id(value))
                 yield name, value
+                if isinstance(value, nn.Module) and not depth:  # a step that is a module: what its code reaches
+                    waiting.append((name, type(value).forward, depth + 1))
             continue
         if isinstance(value, int | float | str | bool):
             yield name, value
@@ -146,6 +165,8 @@ def _parts(name: str, value: Any) -> list[tuple[str, Any]]:
             *((f"argument {i}", x) for i, x in enumerate(value.args)),
             *value.keywords.items(),
         ]
+    if hasattr(value, "__wrapped__") and not isinstance(value, type):
+        return [(name, value.__wrapped__)]
     if isinstance(value, Mapping):
         return [(f"{name}[{key!r}]", x) for key, x in list(value.items())[:1000]]
     if isinstance(value, list | tuple):

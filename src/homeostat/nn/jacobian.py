@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine.problem import Problem, StepFunction
+from homeostat.engine.problem import Problem
+from homeostat.engine.step_function import StepFunction
 from homeostat.engine.stop import check_count
 from homeostat.errors import ContractError
 

@@ -14,10 +14,9 @@ from torch._dynamo.symbolic_convert import InstructionTranslator
 from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
 from torch.utils import _pytree as pytree
 
-from homeostat.engine.forward.independence import step_owner
 from homeostat.engine.nest import Carry
 from homeostat.engine.norms import norm_dtype
-from homeostat.engine.problem import StepFunction
+from homeostat.engine.step_function import step_owner
 from homeostat.errors import CompileWarning, ContractError, warn_caller
 
 
@@ -45,7 +44,7 @@ def _block(
     spec: pytree.TreeSpec | None,
     measured: tuple[int, ...],
     damping: float | None,
-    step: StepFunction,
+    step: Callable[[Any, Any], Any],
     state: list[Tensor],
     context: Any,
 ) -> tuple[list[list[Tensor]], list[list[Tensor]], list[Tensor]]:
@@ -235,7 +234,7 @@ class Graphs:
 _graphs: WeakKeyDictionary[Any, dict[Any, Graphs]] = WeakKeyDictionary()
 
 
-def graphs_of(step: StepFunction) -> Graphs:
+def graphs_of(step: Callable[[Any, Any], Any]) -> Graphs:
     """The graphs of a step; they are kept as long as the module, other callable, or code that it is."""
     owner, part = step_owner(step)
     try:

@@ -15,8 +15,6 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,9 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from homeostat.engine.closures import HINT
 from homeostat.engine.nest import select
 from homeostat.engine.norms import finite_rows, noise_floor, row_rms
 from homeostat.engine.problem import Problem
+from homeostat.engine.step_function import step_owner
 from homeostat.errors import ContractError
 
 Rows = NDArray[np.int64]
@@ -36,12 +36,6 @@ Rows = NDArray[np.int64]
 _SUSPICIOUS, _CERTAIN = 64, 1e4
 # The same kernels on the same number of rows: rounding of what does not depend on the others is the same.
 _SAME = 4
-
-HINT = (
-    "The step gets fewer rows as examples finish: what is the same for all of them must be marked homeostat.Shared, "
-    "what belongs to each must be part of the context and not of a closure, and noise must come in as context. Rows "
-    "that depend on one another (nodes of a graph, a mean over the batch) are one problem: solve(..., batched=False)"
-)
 
 _draws = itertools.count()
 _known: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
@@ -113,15 +107,6 @@ def halves(rows: Rows, *, thorough: bool) -> list[Rows]:
     return [rows[chosen] for chosen in table if chosen.any()]
 
 
-def step_owner(step: Any) -> tuple[Any, Any]:
-    """What stands for a step in tables of steps: the module, other callable or code that it is, and the part of it."""
-    while isinstance(step, partial) or hasattr(step, "__wrapped__"):
-        step = step.func if isinstance(step, partial) else step.__wrapped__
-    if isinstance(step, MethodType):
-        return step.__self__, step.__func__
-    return (step.__code__ if isinstance(step, FunctionType) else step), None
-
-
 def _is_new(step: Any) -> bool:
     owner, part = step_owner(step)
     try:
@@ -184,13 +169,7 @@ def _who(
 
 def _evaluate(problem: Problem, state: list[Tensor], context: list[Any]) -> list[Tensor]:
     with torch.no_grad():
-        try:
-            return problem.apply(state, context)
-        except RuntimeError as error:  # what PyTorch says of shapes
-            raise ContractError(f"step cannot be taken with {len(state[0])} of its rows: {error}. {HINT}") from error
-        except Exception as error:
-            error.add_note(HINT)
-            raise
+        return problem.apply(state, context)
 
 
 def _distance(problem: Problem, found: list[Tensor], wanted: list[Tensor], scale: list[Tensor]) -> Tensor:
