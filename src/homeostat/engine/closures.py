@@ -9,9 +9,9 @@ from homeostat.engine.surroundings import closed_over
 from homeostat.errors import ContractError
 
 HINT = (
-    "What belongs to each example must be part of the context and not of a closure, noise must come in as context, what "
-    "is the same for all examples is marked homeostat.Shared there, and where all rows are one problem (nodes of a "
-    "graph, a mean over the batch) it is solved with batched=False"
+    "What belongs to each example must be part of the context and not of a closure, noise must come in as context, "
+    "what is the same for all examples is marked homeostat.Shared there, and where all rows are one problem (nodes of "
+    "a graph, a mean over the batch) it is solved with batched=False"
 )
 
 # What PyTorch raises where shapes do not fit.
@@ -34,7 +34,9 @@ def explain(error: Exception, step: Any, rows: int, whole: int | None) -> Except
     what = f"step closes over {suspects} and" if suspects else "step"
     count = f"{rows} row{'s' * (rows != 1)}"
     calls = f"{what} is called with {count}" + ("" if whole is None else f" of {whole}: finished rows leave")
-    if isinstance(error, _SHAPE_ERRORS) and sizes & {int(number) for number in re.findall(r"\b\d{1,12}\b", str(error))}:
+    if isinstance(error, _SHAPE_ERRORS) and sizes & {
+        int(number) for number in re.findall(r"(?<!\d)\d{1,12}(?!\d)", str(error))
+    }:
         return ContractError(f"{calls}. {HINT} ({str(error).strip().splitlines()[0]})")
     if isinstance(error, (*_SHAPE_ERRORS, ContractError)) and (suspects or whole is not None):
         error.add_note(f"{calls}. {HINT}")

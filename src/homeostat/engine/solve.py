@@ -29,7 +29,7 @@ from homeostat.engine.methods import Broyden, Method
 from homeostat.engine.problem import Problem
 from homeostat.engine.single import named_as_one, one_row, without_row
 from homeostat.engine.solution import Adjoint, Solution, Status, of_one
-from homeostat.engine.step_function import StepFunction
+from homeostat.engine.step_function import StepFunction, with_context
 from homeostat.engine.stop import Stop, check_count, check_option
 from homeostat.engine.uncompiled import uncompiled
 from homeostat.errors import ContractError, ConvergenceWarning, warn_caller
@@ -127,6 +127,7 @@ def solve(
     if not batched:
         step, state, context = one_row(step, state, context, stop)
     if is_transformed():
+        step = with_context(step, context)
         mapping = Mapping.around(step, state, context, stop)
         if mapping is not None:
             options = {"returns": returns, "trace": trace, "sync_every": sync_every, "compile": compile}

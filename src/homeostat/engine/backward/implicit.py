@@ -261,7 +261,7 @@ class _Adjoint:
         self._record(adjoint, rows)
         failed = failures(adjoint.status, gradient.stop)
         if len(rows) == self._problem.rows and not bool(failed.any()):
-            return found
+            return found, None
         overflowed = not_finite(source)
         report_adjoint(adjoint, gradient.stop, gradient.on_failure, gradient.method, overflowed)
         if fallback:
