@@ -144,6 +144,20 @@ def test_without_a_tolerance_the_first_method_takes_its_steps() -> None:
     assert adjoint.method.tolist() == [AdjointSolver.ANDERSON]
 
 
+@pytest.mark.filterwarnings("ignore::homeostat.errors.ConvergenceWarning")
+def test_a_later_method_that_does_worse_changes_nothing() -> None:
+    matrices, g = rotation(1.5, 12)[None], random(16, 1, 12)
+    stop = Stop(1e-9, max_steps=8)
+    u, adjoint = pulled(matrices, g, Implicit((GMRES(), Picard()), stop))
+    alone, its = pulled(matrices, g, Implicit(GMRES(), stop))
+    _, worse = pulled(matrices, g, Implicit(Picard(), stop))
+    assert worse.residual > its.residual
+    assert torch.equal(u, alone)
+    assert adjoint.residual == its.residual
+    assert adjoint.steps.tolist() == [16]
+    assert adjoint.method.tolist() == [AdjointSolver.GMRES]
+
+
 def test_normal_equations_take_over_where_gmres_gets_nowhere() -> None:
     matrices, g = cycle(40)[None], torch.eye(40, dtype=F64)[:1]
     u, adjoint = pulled(matrices, g, Implicit((GMRES(restart=5), NormalCG()), STOP))

@@ -127,3 +127,23 @@ def test_products_in_half_precision_have_the_range_of_the_gradient(method, size:
     assert solution.adjoint is not None
     assert (solution.adjoint.status == hs.Status.CONVERGED).all()
     assert (found / size - wanted).norm() < 0.05 * wanted.norm()
+
+
+@pytest.mark.parametrize("method", [hs.Picard(), hs.Anderson(), hs.GMRES()], ids=str)
+def test_products_in_half_precision_have_the_range_of_a_solution_that_is_larger(method) -> None:
+    # A gradient of 1, and a solution of 2e7: each unknown passes 300 times its gradient on
+    # (on the normal equations a condition of 1e14, beyond what half precision can do).
+    pass_on = 300 * torch.diag(torch.ones(3), 1)
+    shift = torch.zeros(2, 4, requires_grad=True)
+    stop = Stop(4 * torch.finfo(HALF).eps, max_steps=200)
+    gradient = Implicit(method, stop)
+    with torch.autocast("cpu", dtype=HALF):
+        step = lambda z, x: (z @ pass_on.T).float() + x  # noqa: E731
+        solution = hs.solve(step, torch.zeros(2, 4), shift, stop=Stop(1e-2, 1e-9), gradient=gradient)
+    g = torch.ones(2, 4)
+    (found,) = torch.autograd.grad(solution.state, shift, g)
+    wanted = torch.linalg.solve((torch.eye(4) - pass_on).T, g.T).T
+    assert solution.adjoint is not None
+    assert (solution.adjoint.status == hs.Status.CONVERGED).all()
+    assert (found - wanted).norm() < 0.05 * wanted.norm()
+    assert found.abs().max() > 1e7
