@@ -194,6 +194,31 @@ def test_second_derivatives_under_torch_func_are_refused():
             torch.autograd.grad(value, own)
 
 
+class Once(torch.autograd.Function):
+    """A custom operation as many write it, without a second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.tanh(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g * (1 - torch.tanh(ctx.saved_tensors[0]) ** 2)
+
+
+@pytest.mark.parametrize("gradient", ADJOINTS[:2], ids=str)
+def test_an_operation_without_a_second_derivative_is_refused_and_not_taken_for_zero(gradient):
+    weight = WEIGHT.clone().requires_grad_()
+    state = hs.solve(lambda z, c: Once.apply(z @ weight.T + c), zeros(3, 5), X, stop=TIGHT, gradient=gradient).state
+    (first,) = torch.autograd.grad(state.cos().sum(), weight, create_graph=True)
+    wanted = torch.autograd.grad(state_of(gradient, X, weight).cos().sum(), weight)[0]
+    torch.testing.assert_close(first, wanted, rtol=1e-9, atol=1e-11)
+    with pytest.raises(RuntimeError, match=r"differentiate[d]? twice"):
+        torch.autograd.grad(first.sum(), weight)
+
+
 # Forward mode
 
 MODES = [*ADJOINTS, OneStep(), Phantom(), Neumann(), Unrolled(), Shine()]

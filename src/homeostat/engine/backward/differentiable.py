@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.recording import Recording
+from homeostat.engine.backward.recording import Recording, twice_refused
 
 Vectors = Sequence[Tensor]
 LinearSolve = Callable[[Vectors, bool], tuple[list[Tensor], Tensor | None]]
@@ -92,7 +92,12 @@ class _Linear(torch.autograd.Function):
                 torch.zeros_like(z) if g is None else g
                 for z, g in zip(recording.inputs, _gradients(recording.outputs, recording.inputs, a), strict=True)
             ]
-            found = _gradients(pulled, [*recording.inputs, *recording.sources], b, graph=graph)
+            count = len(a)
+            through, found = _split(
+                _gradients(pulled, [*a, *recording.inputs, *recording.sources], b, graph=graph), count
+            )
+            if any(x.requires_grad for x in pulled) and all(g is None for g in through):
+                raise twice_refused()
         if graph:
             found = _rewired(recording, found, [*a, *b], [*left, *right], state)
         return (*[None] * (5 + ctx.count), *y, *found)
@@ -138,9 +143,11 @@ class _Rewire(torch.autograd.Function):
         given = [g.detach().requires_grad_() for g in cotangents]
         with torch.enable_grad(), recording.bounded():
             found = _gradients(ctx.outputs, ctx.leaves, given, graph=graph)
+        actual = ctx.saved_tensors
+        others = len(actual) - len(recording.sources) - ctx.count
+        if all(g is None for g in found[:others]):  # it is linear in each of them
+            raise twice_refused()
         if graph:
-            actual = ctx.saved_tensors
-            others = len(actual) - len(recording.sources) - ctx.count
             state = actual[others : others + ctx.count]
             vectors = [*cotangents, *actual[:others]]
             leaves = [*given, *ctx.leaves[:others]]

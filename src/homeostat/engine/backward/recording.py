@@ -13,6 +13,17 @@ from homeostat.engine.surroundings import Surroundings
 from homeostat.errors import ContractError
 
 
+def twice_refused() -> RuntimeError:
+    """What to raise where a derivative of a derivative is needed and an operation of the step has none.
+
+    PyTorch says nothing there: the path is missing, and what is missing counts as 0.
+    """
+    return RuntimeError(
+        "step uses an operation that cannot be differentiated twice (once_differentiable, or a custom backward): "
+        "NormalCG, forward mode and second derivatives need that"
+    )
+
+
 class Recording:
     """One or more recorded evaluations of a step.
 

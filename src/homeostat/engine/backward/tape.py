@@ -10,7 +10,7 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from homeostat.engine.backward.functional import is_transformed, unwrapped
 from homeostat.engine.backward.graph import mark
-from homeostat.engine.backward.recording import Recording
+from homeostat.engine.backward.recording import Recording, twice_refused
 from homeostat.engine.batch_statistics import refuse_batch_statistics
 from homeostat.engine.problem import Problem
 from homeostat.engine.uncompiled import eagerly
@@ -89,6 +89,8 @@ class Tape:
             return [torch.zeros_like(x) for x in at]
         outputs, chosen = zip(*pairs, strict=True)
         found = torch.autograd.grad(outputs, at, chosen, retain_graph=True, allow_unused=True)
+        if all(g is None for g in found):  # what is linear in `w` does not depend on it: the graph is broken
+            raise twice_refused()
         return [torch.zeros_like(x) if g is None else g for x, g in zip(at, found, strict=True)]
 
 
