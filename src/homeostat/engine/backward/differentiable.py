@@ -92,12 +92,10 @@ class _Linear(torch.autograd.Function):
                 torch.zeros_like(z) if g is None else g
                 for z, g in zip(recording.inputs, _gradients(recording.outputs, recording.inputs, a), strict=True)
             ]
-            count = len(a)
-            through, found = _split(
-                _gradients(pulled, [*a, *recording.inputs, *recording.sources], b, graph=graph), count
-            )
-            if any(x.requires_grad for x in pulled) and all(g is None for g in through):
-                raise twice_refused()
+            found = _gradients(pulled, [*a, *recording.inputs, *recording.sources], b, graph=graph)
+            if any(x.requires_grad for x in pulled) and all(g is None for g in found[: ctx.count]):
+                raise twice_refused()  # it is linear in `a`
+            found = found[ctx.count :]
         if graph:
             found = _rewired(recording, found, [*a, *b], [*left, *right], state)
         return (*[None] * (5 + ctx.count), *y, *found)
