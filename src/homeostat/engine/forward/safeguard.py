@@ -36,8 +36,8 @@ _ALIGNED = 0.7  # cosine of successive residuals from which they point along one
 # Quotients of successive residuals that do not shrink, but for rounding. The residual of a smooth shift of n entries,
 # the last example that must not pass, falls short by 1 / (2 n^2).
 _SLOWING = 1 - 1e-5
-_STEADY = 0.93  # a step, on average from the first; a shift's residual falls as sqrt(1 - steps / n), slower than that
-_QUICK = 0.8  # at each of the latest steps
+_STEADY = 0.9  # a step, on average from the first; a shift's residual falls as sqrt(1 - steps / n), slower than that
+_QUICK = 0.7  # at each of the latest steps
 _BLOWN_UP = 1.2  # growth of the residual in a period that ends a trial; what is smaller comes and goes
 # A trial has to lower the residual by so much a step, from its beginning on. Where the slowest mode decays at a rate of
 # 0.9999, the best extrapolation gains 0.98 a step.
