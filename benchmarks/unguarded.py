@@ -128,7 +128,7 @@ def measure(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
     """Anderson with its safeguard against the same extrapolation without."""
     if device != "cpu":
         return
-    for family, maps in families(range(200, 205 if share == 1 else 201), max(3, round(50 * share))).items():
+    for family, maps in families(range(300, 305 if share == 1 else 301), max(3, round(50 * share))).items():
         name = f"Anderson, evaluations of the unguarded extrapolation where that falls monotonically: {family}, worst"
         rest: dict[str, Any] = {"unit": "x", "target": Target(1.2)}
         if why := features.why_not("Anderson"):

@@ -166,8 +166,9 @@ def make_stepper(problem: Problem, method: Method, compile: bool = False) -> Ste
                 problem,
                 1.0,
                 lambda x: BroydenUpdates(x, memory, noise=noise, functional=graphed),
-                # On a linear map it takes twice as many steps as unknowns (D. M. Gay, SIAM J. Numer. Anal. 16, 1979).
-                solvable=memory // 2,
+                # On a linear map it takes twice as many steps as unknowns (D. M. Gay, SIAM J. Numer. Anal. 16, 1979);
+                # a shift of more than ten would wait for that too long.
+                solvable=min(memory // 2, 10),
                 noise=noise,
             )
 

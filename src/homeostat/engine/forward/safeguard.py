@@ -36,14 +36,14 @@ _ALIGNED = 0.7  # cosine of successive residuals from which they point along one
 # Quotients of successive residuals that do not shrink, but for rounding. The residual of a smooth shift of n entries,
 # the last example that must not pass, falls short by 1 / (2 n^2).
 _SLOWING = 1 - 1e-5
-_STEADY = 0.93  # a step, on average from the first; a shift's residual falls as sqrt(1 - steps / n), slower than that
-_QUICK = 0.8  # at each of the latest steps
+_STEADY = 0.9  # a step, on average from the first; a shift's residual falls as sqrt(1 - steps / n), slower than that
+_QUICK = 0.7  # at each of the latest steps
 _BLOWN_UP = 1.2  # growth of the residual in a period that ends a trial; what is smaller comes and goes
 # A trial has to lower the residual by so much a step, from its beginning on. Where the slowest mode decays at a rate of
 # 0.9999, the best extrapolation gains 0.98 a step.
 _LEAST = 0.99
 # A map without a fixed point, like z + 1, has a residual that stays, and what it is extrapolated to is infinitely far.
-_FAR, _NO_NEARER = 2, 0.9  # growth of the value in a period without such a fall of the residual
+_FAR = 2  # growth of the value in a period in which the residual hardly falls
 _CLEAR = 4  # change of the residual in units of rounding from which it says something
 _DECISIVE = 0.1  # fall of the residual after which the anchor moves up
 
@@ -140,7 +140,7 @@ class Safeguard:
             return None
         over = self.trial & (now <= noise)
         shrinking = (now <= _BLOWN_UP * self._level) & (now <= self._start * _LEAST**self._tried)
-        running_away = (sizes > _FAR * self._size) & ~(now <= _NO_NEARER * self._level)
+        running_away = (sizes > _FAR * self._size) & ~(now <= _LEAST**PERIOD * self._level)
         going = self.trial & shrinking & ~running_away & ~over
         failed = self.trial & ~going & ~over
         decisive = going & (now <= _DECISIVE * self._anchor_level)
