@@ -1,8 +1,9 @@
 """What counts as a number in an option: Python's own and NumPy's scalars alike, kept as plain Python numbers."""
 
-from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeGuard
+
+_PLAIN = (int, float, bool, str, type(None))
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -13,7 +14,8 @@ def is_number(value: Any) -> TypeGuard[float]:
         >>> is_number(np.float32(0.5)), is_number(2), is_number(True), is_number(np.array(0.5))
         (True, True, False, False)
     """
-    return isinstance(value, Real) and not isinstance(value, bool)
+    kind = type(value)  # options are made in every solve, and asking an abstract class takes time
+    return kind is float or kind is int or (isinstance(value, Real) and kind is not bool)
 
 
 def is_whole(value: Any) -> TypeGuard[int]:
@@ -24,7 +26,7 @@ def is_whole(value: Any) -> TypeGuard[int]:
         >>> is_whole(np.int64(3)), is_whole(3.0), is_whole(True)
         (True, False, False)
     """
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def plain_number(value: Any) -> Any:
@@ -35,14 +37,13 @@ def plain_number(value: Any) -> Any:
         >>> plain_number(np.int64(3)), plain_number(np.float32(0.5)), plain_number("3"), plain_number(True)
         (3, 0.5, '3', True)
     """
-    if not is_number(value):
+    if type(value) in _PLAIN or not is_number(value):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
 
 
 def plain_numbers(option: Any) -> None:
     """Make every number among the fields of a dataclass, frozen or not, a plain one: for `__post_init__`."""
-    for field in fields(option):
-        value = getattr(option, field.name)
-        if is_number(value) and type(value) not in (int, float):
-            object.__setattr__(option, field.name, plain_number(value))
+    for name, value in vars(option).copy().items():
+        if type(value) not in _PLAIN and is_number(value):
+            object.__setattr__(option, name, plain_number(value))

@@ -59,38 +59,26 @@ class Problem:
         """One step on some rows, checked against the contract; see `bind`. For several steps bind once."""
         return self.bind(context)(state)
 
-    def evaluate(self, state: list[Tensor], context: Sequence[Any]) -> list[Tensor]:
-        """The same for a step that has been taken before: nobody looks again whether it changes what it is given."""
-        return self._called(context)(state)
-
-    def bind(self, context: Sequence[Any]) -> BoundStep:
+    def bind(self, context: Sequence[Any], *, compare: bool = True, returned: set[int] | None = None) -> BoundStep:
         """One step on some rows as a function of the state's leaves alone, checked against the contract.
 
         What a step must leave alone, its state and its context, is compared by value at the first call; after that by
-        PyTorch's own count of changes, and where there is none, again where a step returns the very tensor it was
-        given and did not at first.
+        PyTorch's own count of changes, and where there is none, again when a step returns the very tensor that it was
+        given and did not before.
+
+        Args:
+            context: leaves of the context of these rows.
+            compare: compare by value at the first call.
+            returned: leaves that are known to come back as they were given, and are what they were; others are added.
 
         Raises:
             ContractError: (the function) what came back does not match the state, or the state or context was changed
                 in place: a residual would then compare the new state with itself.
         """
-        call = self._called(context)
-        passed: set[int] | None = None  # leaves that came back as they were given; None before the first call
-
-        def apply(state: list[Tensor]) -> list[Tensor]:
-            nonlocal passed
-            if passed is None:
-                after = self._compared(call, state, context)
-                passed = {i for i, (new, old) in enumerate(zip(after, state, strict=True)) if _is_same(new, old)}
-                return after
-            after = call(state)
-            for i, new in enumerate(after):
-                if _is_same(new, state[i]) and i not in passed:
-                    passed.add(i)
-                    self._compared(call, state, context)
-            return after
-
-        return apply
+        layout, nest = self.layout, self.context_layout.build(context)
+        returned = set() if returned is None else returned
+        bind = self._bind_lone if layout.lone else self._bind_nest
+        return bind(context, nest, compare, returned)
 
     def subset(self, index: Tensor) -> "Problem":
         """The same map on some of the rows."""
@@ -99,51 +87,76 @@ class Problem:
         whole = self.rows if self.whole == -1 else self.whole
         return Problem(self.step, state, self.layout, context, self.context_layout, len(index), whole)
 
-    def _called(self, context: Sequence[Any]) -> BoundStep:
-        """The step with what costs nothing to check."""
-        step, layout, nest = self.step, self.layout, self.context_layout.build(context)
+    def _bind_lone(self, context: Sequence[Any], nest: Any, compare: bool, returned: set[int]) -> BoundStep:
+        step, layout, first = self.step, self.layout, compare
 
-        def call_lone(state: list[Tensor]) -> list[Tensor]:
+        def apply(state: list[Tensor]) -> list[Tensor]:
+            nonlocal first
             old = state[0]
+            if first:
+                first = False
+                return self._compared(apply, state, context, returned)
             version = None if old.is_inference() else old._version
             try:
                 new = step(old, nest)
                 if version is not None and old._version != version:
                     raise _changed_in_place(layout.names[0])
-                return layout.read(new, state)
+                after = layout.read(new, state)
             except Exception as error:
                 told = self._explained(error, len(old))
                 if told is error:
                     raise
                 raise told from error
+            if (new is old or version is None) and 0 not in returned and _is_same(after[0], old):
+                self._compared(apply, state, context, returned)
+            return after
 
-        def call(state: list[Tensor]) -> list[Tensor]:
+        return apply
+
+    def _bind_nest(self, context: Sequence[Any], nest: Any, compare: bool, returned: set[int]) -> BoundStep:
+        step, layout, first = self.step, self.layout, compare
+
+        def apply(state: list[Tensor]) -> list[Tensor]:
+            nonlocal first
+            if first:
+                first = False
+                return self._compared(apply, state, context, returned)
             versions = [None if x.is_inference() else x._version for x in state]
             try:
                 result = step(layout.build(state), nest)
                 for name, leaf, version in zip(layout.names, state, versions, strict=True):
                     if version is not None and leaf._version != version:
                         raise _changed_in_place(name)
-                return layout.read(result, state)
+                after = layout.read(result, state)
             except Exception as error:
                 told = self._explained(error, len(state[0]))
                 if told is error:
                     raise
                 raise told from error
+            if any(_is_same(after[i], old) for i, old in enumerate(state) if i not in returned):
+                self._compared(apply, state, context, returned)
+            return after
 
-        return call_lone if layout.lone else call
+        return apply
 
-    def _compared(self, call: BoundStep, state: list[Tensor], context: Sequence[Any]) -> list[Tensor]:
+    def _compared(
+        self, apply: BoundStep, state: list[Tensor], context: Sequence[Any], returned: set[int]
+    ) -> list[Tensor]:
         """One call, with what it was given held against what it was before."""
         own, shared = list(zip(self.layout.names, state, strict=True)), []
         for name, kind, leaf in zip(self.context_layout.names, self.context_layout.kinds, context, strict=True):
-            tensors = [x for x in pytree.tree_leaves(leaf) if isinstance(x, Tensor)] if kind == "shared" else [leaf]
-            (shared if kind == "shared" else own).extend((name, x) for x in tensors)
+            if kind != "shared":
+                own.append((name, leaf))
+            elif leaf is not None:
+                shared += [(name, x) for x in pytree.tree_leaves(leaf) if isinstance(x, Tensor)]
         snapshot = Snapshot(own, shared)
-        after = call(state)
+        known = set(returned)
+        returned.update(range(len(state)))  # one look is enough
+        after = apply(state)
         changed = snapshot.changed()
         if changed is not None:
             raise _changed_in_place(changed)
+        returned.intersection_update(known | {i for i, new in enumerate(after) if _is_same(new, state[i])})
         return after
 
     def _explained(self, error: Exception, rows: int) -> Exception:

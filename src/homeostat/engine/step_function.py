@@ -49,10 +49,8 @@ def with_context(step: Any, context: Any) -> Callable[[Any, Any], Any]:
         >>> with_context(lambda z: 2 * z, None)(3, None), with_context(lambda z, c: z + c, 1)(3, 1)
         (6, 4)
     """
-    if isinstance(step, FunctionType):  # the common case, without the cost of a signature
-        code = step.__code__
-        if code.co_argcount == 2 and not step.__defaults__ and not code.co_kwonlyargcount:
-            return step
+    if _plainly_two(step):
+        return step
     if not callable(step):
         raise TypeError(f"step must be a function or a module, not {type(step).__name__}")
     signature = _signature(step)
@@ -68,6 +66,18 @@ def with_context(step: Any, context: Any) -> Callable[[Any, Any], Any]:
             f"step takes the state alone, {signature}, and a context was given: give step a second argument for it"
         )
     return StateOnly(step)
+
+
+def _plainly_two(step: Any) -> bool:
+    """Whether it is a function, method or module of two arguments and no others, at less cost than a signature."""
+    function, given = step, 0
+    if isinstance(step, nn.Module) and "forward" not in step.__dict__:
+        function, given = type(step).forward, 1
+    elif isinstance(step, MethodType):
+        function, given = step.__func__, 1
+    if not isinstance(function, FunctionType) or function.__defaults__:
+        return False
+    return function.__code__.co_argcount == 2 + given and not function.__code__.co_kwonlyargcount
 
 
 def _signature(step: Any) -> inspect.Signature | None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from homeostat.engine import Implicit, Solution, Stop, solve
 from homeostat.engine.gradients import Gradient, default_method
 from homeostat.engine.methods import Method
+from homeostat.engine.step_function import StepFunction
 from homeostat.engine.stop import check_option
 from homeostat.engine.uncompiled import uncompiled
 from homeostat.errors import ContractError
@@ -24,13 +25,16 @@ class Equilibrium(nn.Module):
     every step, and the backward pass, sees the same map; see `evaluate_once`.
 
     Args:
-        cell: `(state, context) -> state`, a module or a function; only a module's parameters are the layer's.
+        cell: `(state, context) -> state`, a module or a function; only a module's parameters are the layer's. A cell
+            of the state alone gets no context, which then has to be None.
         method: how to iterate; None: `Anderson()`, and `Picard()` with the gradient `Unrolled`.
         stop: when an example stops, in plain numbers. To think longer in evaluation, set the attribute `stop`.
         gradient: what `backward()` does.
         start: `context -> state`, a module or a function, called where `forward` gets no state; it sees the context as
             it was given, marks included. None: zeros in the shape of the context, which then has to be a floating
             tensor. `Implicit` gives no gradient to the parameters of a start.
+        batched: False: each call solves one problem, whatever the shape of its state (all nodes of a graph, a grid), and
+            the context is whatever the cell takes; see `solve`.
 
     Raises:
         TypeError: a cell or start that cannot be called, or an option that is not one.
@@ -55,14 +59,17 @@ class Equilibrium(nn.Module):
 
     def __init__(
         self,
-        cell: Callable[[Any, Any], Any],
+        cell: StepFunction,
         *,
         method: Method | None = None,
         stop: Stop = Stop(),  # noqa: B008 - options are frozen values
         gradient: Gradient = Implicit(),  # noqa: B008
         start: Callable[[Any], Any] | None = None,
+        batched: bool = True,
     ) -> None:
         super().__init__()
+        if not isinstance(batched, bool):
+            raise TypeError(f"batched must be True or False, not {batched!r}")
         for name, value in (("cell", cell), ("start", start)):
             if not callable(value) and (name == "cell" or value is not None):
                 raise TypeError(f"{name} must be a module or a function, not {value!r}")
@@ -77,18 +84,20 @@ class Equilibrium(nn.Module):
         self.stop = stop
         self.gradient = gradient
         self.start = start
+        self.batched = batched
 
-    def forward(self, context: Any, state: Any = None) -> Any:
+    def forward(self, context: Any = None, state: Any = None) -> Any:
         """The state at the equilibrium, in the structure of the start.
 
         Args:
             context: what the cell needs beside the state, batch first; a tensor or a nest with marks, as in `solve`.
+                With `batched=False` whatever the cell takes.
             state: where to start; None: what the layer's `start` says.
         """
         return self.solve(context, state).state
 
     @uncompiled
-    def solve(self, context: Any, state: Any = None) -> Solution:
+    def solve(self, context: Any = None, state: Any = None) -> Solution:
         """The same as a `Solution`: steps, residual and status of each example beside the state.
 
         Under `DistributedDataParallel` call this from within the wrapped module's own `forward`, like any submodule.
@@ -99,7 +108,9 @@ class Equilibrium(nn.Module):
         if state is None:
             state = self._start(context)
         cell = evaluate_once(self.cell) if isinstance(self.cell, nn.Module) else self.cell
-        return solve(cell, state, context, method=self.method, stop=self.stop, gradient=self.gradient)
+        return solve(
+            cell, state, context, method=self.method, stop=self.stop, gradient=self.gradient, batched=self.batched
+        )
 
     def _start(self, context: Any) -> Any:
         if self.start is not None:
@@ -114,6 +125,7 @@ class Equilibrium(nn.Module):
     def extra_repr(self) -> str:
         method = self.method or default_method(self.gradient)
         named = [("method", method), ("stop", self.stop), ("gradient", self.gradient)]
+        named += [("batched", False)] * (not self.batched)
         # A module is shown as a child already.
         named += [
             (name, getattr(value, "__name__", value))

@@ -147,8 +147,8 @@ def _onwards(problem: Problem, end: End, rows: Tensor) -> Iterator[tuple[int, li
     part = Problem(
         problem.step, end.leaves, problem.layout, problem.context, problem.context_layout, problem.rows
     ).subset(rows)
-    state = part.state
+    state, step = part.state, part.bind(part.context)
     for lag in range(1, int(end.period[rows].max())):
         with torch.no_grad():
-            state = part.apply(state, part.context)
+            state = step(state)
         yield lag, state

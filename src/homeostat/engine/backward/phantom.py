@@ -1,7 +1,5 @@
 """Gradients of a few recorded steps at the solution: `Phantom` and `OneStep`."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -56,9 +54,9 @@ def phantom(problem: Problem, found: Run, stop: Stop, steps: int, damping: float
 
 def _recorded(problem: Problem, steps: int, damping: float) -> list[Tensor]:
     measured = problem.layout.measured()
-    state: Sequence[Tensor] = problem.state
+    state, step = problem.state, problem.bind(problem.context)
     for _ in range(steps):
-        after = problem.apply(state, problem.context)
+        after = step(state)
         if damping != 1:
             after = list(after)
             for i in measured:

@@ -137,9 +137,11 @@ def _join(record: Record, more: Record) -> Record:
 class CompiledProblem(Problem):
     """A problem whose single steps are compiled, all but the first: for methods that decide after every step."""
 
-    def bind(self, context: Sequence[Any]) -> Callable[[list[Tensor]], list[Tensor]]:
+    def bind(
+        self, context: Sequence[Any], *, compare: bool = True, returned: set[int] | None = None
+    ) -> Callable[[list[Tensor]], list[Tensor]]:
         """See `Problem.bind`."""
-        eager, compiled = super().bind(context), CompiledMap(self)
+        eager, compiled = super().bind(context, compare=compare, returned=returned), CompiledMap(self)
         compiled.keep(context)
         first = context is self.context  # of the whole solve
 

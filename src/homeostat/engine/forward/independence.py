@@ -169,7 +169,7 @@ def _who(
 
 def _evaluate(problem: Problem, state: list[Tensor], context: list[Any]) -> list[Tensor]:
     with torch.no_grad():
-        return problem.evaluate(state, context)
+        return problem.bind(context, compare=False)(state)
 
 
 def _are_near(problem: Problem, found: list[Tensor], wanted: list[Tensor]) -> bool:

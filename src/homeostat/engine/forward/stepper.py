@@ -27,7 +27,9 @@ class Stepper(ABC):
         self.last = problem.state
         """Leaves of the latest f(z), or of the start."""
         self.taken = 0
-        self._bound = problem.bind(problem.context)
+        self._whole = True  # no row has left
+        self._returned: set[int] = set()
+        self._bound = problem.bind(problem.context, returned=self._returned)
         self._apply = self._first_step
 
     def _first_step(self, state: list[Tensor]) -> list[Tensor]:
@@ -66,7 +68,9 @@ class Stepper(ABC):
 
     def _keep_problem(self, index: Tensor) -> None:
         self.context = select(self.context, self.problem.context_layout, index)
-        self._apply = self._bound = self.problem.bind(self.context)
+        # Whether the step still leaves alone what it is given is looked at again when rows leave for the first time.
+        self._apply = self._bound = self.problem.bind(self.context, compare=self._whole, returned=self._returned)
+        self._whole = False
 
     def until_open(self) -> int:
         """Steps to take before rows may join."""
@@ -79,4 +83,4 @@ class Stepper(ABC):
         self.last = append([self.last, newcomers.state], layout)
         self.state = self.last if same else append([self.state, newcomers.state], layout)
         self.context = append([self.context, newcomers.context], self.problem.context_layout)
-        self._apply = self._bound = self.problem.bind(self.context)
+        self._apply = self._bound = self.problem.bind(self.context, compare=False, returned=self._returned)

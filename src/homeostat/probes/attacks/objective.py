@@ -94,9 +94,9 @@ class Unrolled:
         def segment(count: int) -> Callable[..., tuple[Tensor, ...]]:
             def run(*leaves: Tensor) -> tuple[Tensor, ...]:
                 self.evaluations += count * self._problem.rows  # first, since the second time it may be cut short
-                now = list(leaves)
+                now, step = list(leaves), self._problem.bind(self._problem.context)
                 for _ in range(count):
-                    now = self._problem.apply(now, self._problem.context)
+                    now = step(now)
                 return tuple(now)
 
             return run

@@ -78,9 +78,9 @@ def _timed(model: IteratedModel, inputs: Any) -> tuple[float, float]:
         context = model.encode(inputs)
         problem = Problem.of(model.step, model.initial_state(context, Own()), context)
         ready = _now(inputs)
-        state, count = problem.state, 0
+        state, step, count = problem.state, problem.bind(problem.context), 0
         while True:
-            state, count = problem.apply(state, problem.context), count + 1
+            state, count = step(state), count + 1
             stepped = _now(inputs)
             if stepped - ready > _LEAST_SECONDS or count == _MOST_STEPS:
                 break

@@ -120,8 +120,9 @@ def _one_batch(
     first = torch.full(shape, float("inf"), device=targets.device)
     kept: dict[str, list[Tensor]] = {"right": [], "loss": [], "residual": []}
     fine = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+    bound = problem.bind(problem.context)
     for step in range(1, budgets[-1] + 1):
-        before, state = state, problem.apply(state, problem.context)
+        before, state = state, bound(state)
         outputs = model.decode(problem.layout.build(state), problem.context_layout.build(problem.context))
         fine = torch.stack([state[i].isfinite().flatten(1).all(1) for i in measured]).all(0)
         right = right_tokens(outputs, targets) & fine[:, None]
