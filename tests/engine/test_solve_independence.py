@@ -84,7 +84,7 @@ def test_rows_that_hear_of_one_another_are_found(make, method, stop, gradient):
             hs.solve(step, torch.zeros(rows, 4), x, method=method, stop=stop, **options)
 
 
-def hearing(hears: int, of: int):
+def hearing(hears: int, of: int, rows: int = 8):
     """A step in which one row hears of one other, by the numbers that they have in their context."""
 
     def step(z, c):
@@ -93,7 +93,7 @@ def hearing(hears: int, of: int):
         return 0.5 * torch.tanh(z) + x + 0.05 * (number == hears) * heard
 
     # Of other code than other cases: it is its first use.
-    code = step.__code__.replace(co_name=f"step_{hears}_{of}")
+    code = step.__code__.replace(co_name=f"step_{hears}_{of}_{rows}")
     return FunctionType(code, globals(), closure=step.__closure__)
 
 
@@ -106,7 +106,7 @@ def numbered(rows: int) -> torch.Tensor:
 @pytest.mark.parametrize(("hears", "of"), [(0, 1), (1, 0)])
 def test_one_row_that_hears_of_one_other_is_found_at_the_first_use_with_a_gradient(hears, of, rows):
     for shift in range(0, rows - 1, 3):
-        step = hearing(hears + shift, of + shift)
+        step = hearing(hears + shift, of + shift, rows)
         with pytest.raises(ContractError, match=f"row {hears + shift} another answer when row {of + shift} "):
             hs.solve(step, torch.zeros(rows, 4), numbered(rows), stop=hs.Stop(rtol=0, max_steps=6))
 

@@ -94,10 +94,12 @@ def test_where_nothing_is_left_but_rounding_steps_are_plain(method, dtype, monke
         monkeypatch.setattr(history, "propose", lambda *args, f=propose: extrapolated.append(args[1]) or f(*args))
 
     def step(z, c):
-        seen.append((z, torch.tanh(rate * 0.5 * (z @ weight) + c)))
-        return seen[-1][1]
+        after = torch.tanh(c["rate"] * 0.5 * (z @ weight) + c["x"])
+        if len(z) == 4:  # and not when a half of them is looked at alone
+            seen.append((z, after))
+        return after
 
-    context = random(8, 4, 24).to(dtype)
+    context = {"x": random(8, 4, 24).to(dtype), "rate": rate}
     damping = getattr(method, "damping", 1.0)
     solution = hs.solve(step, torch.zeros(4, 24, dtype=dtype), context, method=method, stop=Stop(0.0, 0.0, 120))
     assert len(seen) == 120

@@ -14,6 +14,9 @@ HINT = (
     "a graph, a mean over the batch) it is solved with batched=False"
 )
 
+# So many tensors of a closure are named.
+_NAMED = 3
+
 # What PyTorch raises where shapes do not fit.
 _SHAPE_ERRORS = (RuntimeError, IndexError, ValueError)
 
@@ -30,7 +33,9 @@ def explain(error: Exception, step: Any, rows: int, whole: int | None) -> Except
     kept = {name: x for name, x in closed_over(step).items() if x.ndim and len(x) not in (1, rows)}
     kept = {name: x for name, x in kept.items() if whole in (None, len(x))}
     sizes = {len(x) for x in kept.values()} if whole is None else {whole}
-    suspects = ", ".join(f"{name} {tuple(x.shape)}" for name, x in kept.items())
+    suspects = ", ".join(f"{name} {tuple(x.shape)}" for name, x in list(kept.items())[:_NAMED])
+    if len(kept) > _NAMED:
+        suspects = f"{suspects} and {len(kept) - _NAMED} more"
     what = f"step closes over {suspects} and" if suspects else "step"
     count = f"{rows} row{'s' * (rows != 1)}"
     calls = f"{what} is called with {count}" + ("" if whole is None else f" of {whole}: finished rows leave")
