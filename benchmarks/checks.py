@@ -55,7 +55,7 @@ class _Switch:
                 patch.object(
                     Problem,
                     "_compared",
-                    lambda own, call, state, context: compared(own, call, state, context) if self.on else call(state),
+                    lambda own, call, *rest: compared(own, call, *rest) if self.on else call(rest[0]),
                 )
             )
             yield
