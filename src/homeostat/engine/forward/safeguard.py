@@ -43,7 +43,7 @@ _BLOWN_UP = 1.2  # growth of the residual in a period that ends a trial; what is
 # 0.9999, the best extrapolation gains 0.98 a step.
 _LEAST = 0.99
 # A map without a fixed point, like z + 1, has a residual that stays, and what it is extrapolated to is infinitely far.
-_FAR = 2  # growth of the value in a period in which the residual hardly falls
+_FAR, _NO_NEARER = 2, 0.99  # growth of the value in a period in which the residual hardly falls
 _CLEAR = 4  # change of the residual in units of rounding from which it says something
 _DECISIVE = 0.1  # fall of the residual after which the anchor moves up
 
@@ -140,7 +140,7 @@ class Safeguard:
             return None
         over = self.trial & (now <= noise)
         shrinking = (now <= _BLOWN_UP * self._level) & (now <= self._start * _LEAST**self._tried)
-        running_away = (sizes > _FAR * self._size) & ~(now <= _LEAST**PERIOD * self._level)
+        running_away = (sizes > _FAR * self._size) & ~(now <= _NO_NEARER * self._level)
         going = self.trial & shrinking & ~running_away & ~over
         failed = self.trial & ~going & ~over
         decisive = going & (now <= _DECISIVE * self._anchor_level)
