@@ -55,7 +55,8 @@ def closed_over(step: Any, depth: int = _DEPTH) -> Iterator[tuple[str, Tensor]]:
         yield from _tensors(attributes)
         name = "forward" if isinstance(step, nn.Module) else "__call__"
         inner = [getattr(type(step), name, None), *attributes.values()]
-    for function in inner:
+    for held in inner:
+        function = getattr(held, "__dict__", {}).get("step", held)  # what the engine itself wraps around a step has it
         if isinstance(function, FunctionType | MethodType | partial):
             yield from closed_over(function, depth - 1)
 

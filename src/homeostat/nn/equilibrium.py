@@ -32,7 +32,7 @@ class Equilibrium(nn.Module):
         start: `context -> state`, a module or a function, called where `forward` gets no state; it sees the context as
             it was given, marks included. None: zeros in the shape of the context, which then has to be a floating
             tensor. `Implicit` gives no gradient to the parameters of a start.
-        batched: False: each call solves one problem, whatever the shape of its state (all nodes of a graph, a grid), and
+        batched: False: each call solves one problem, whatever the shape of its state (all nodes of a graph), and
             the context is whatever the cell takes; see `solve`.
 
     Raises:
