@@ -228,4 +228,7 @@ Report = TypeVar("Report", Solution, Adjoint)
 def of_one(report: Report) -> Report:
     """What is said of a batch with a single row as what is said of one problem: without the dimension of the batch."""
     own = {f.name: getattr(report, f.name) for f in fields(report) if f.name != "state"}
-    return replace(report, **{name: x[0] for name, x in own.items() if isinstance(x, Tensor) and x.ndim})
+    single = {name: x[0] for name, x in own.items() if isinstance(x, Tensor) and x.ndim}
+    if "trace" in single:
+        single["trace"] = single["trace"][: int(single["steps"])]  # nobody else goes on
+    return replace(report, **single)
