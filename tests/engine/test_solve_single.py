@@ -229,7 +229,7 @@ def test_steps_residuals_and_trace_are_those_of_a_batch_with_one_row(method):
     batch = hs.solve(lambda z, c: z @ c.T + 1, torch.zeros(1, 4, dtype=F64), Shared(weight), **options)
     assert found.steps == batch.steps[0]
     torch.testing.assert_close(found.state, batch.state[0], rtol=1e-7, atol=0)
-    torch.testing.assert_close(found.trace[:10], batch.trace[0, :10], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.trace, batch.trace[0], rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
@@ -332,7 +332,7 @@ def test_starts_that_are_not_finite_or_have_nothing_in_them(method, gradient, gr
         assert torch.equal(lost.state.isnan(), torch.tensor([False, True]))
         if lost.state.requires_grad:
             lost.state.sum().backward()
-            assert weight.grad is None
+            assert weight.grad == 0  # as of rows that diverged
         for shape in ((0,), (0, 3), (3, 0)):
             nothing = one(lambda z: weight * z + 1, torch.zeros(shape, dtype=F64), **options)
             assert nothing.converged

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from homeostat.engine.backward.attach import has_tangents, tied_to_nothing
 from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.backward.graph import Graph, mark
+from homeostat.engine.backward.implicit import without_rows
 from homeostat.engine.forward.run import Run, rows_of, run
 from homeostat.engine.forward.watch import Watch
 from homeostat.engine.gradients import Unrolled
@@ -50,6 +51,8 @@ def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled, w
     with torch.no_grad():
         tested = run(problem, stop, method)
     good = (tested.status != Status.DIVERGED).nonzero().squeeze(1)
+    if not len(good):
+        return without_rows(problem, tested, 0)
     again = _truncated(problem.subset(good), tested.steps[good], method, gradient.last)
     leaves = merge_rows([x.detach() for x in tested.leaves], good, again.leaves)
     # The last steps were plain ones: the residual is theirs, not that of the accelerated steps that they stand for.
@@ -151,6 +154,8 @@ def _graphed(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
         if is_transformed():
             return replace(found, leaves=leaves)
         graph = Graph.of(found.leaves, [], [x for x in problem.context if isinstance(x, Tensor)], first)
+        if not graph.sources:  # no step was taken
+            return without_rows(problem, found, 0)
         return tied_to_nothing(found, problem.layout.measured(), graph.sources)
     again = run(problem.subset(good), rows_of(stop, good), method, watch)
     leaves = merge_rows(leaves, good, again.leaves)
