@@ -128,8 +128,9 @@ def test_a_step_that_stops_being_pure_half_way_and_returns_what_it_was_given(bat
         )
 
 
+@pytest.mark.parametrize("stop", [Stop(1e-6), Stop(0, 0, torch.tensor([2, 9]))], ids=["tolerance", "limits"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_a_step_that_stops_being_pure_is_found_when_rows_leave(method):
+def test_a_step_that_stops_being_pure_is_found_when_rows_leave(method, stop):
     # Two calls in which nothing happens; the first row is done then.
     gain = torch.tensor([[0.0], [0.9]])
 
@@ -143,7 +144,7 @@ def test_a_step_that_stops_being_pure_is_found_when_rows_leave(method):
             return c * z + 1
 
     with torch.no_grad(), pytest.raises(ContractError, match="in place"):
-        hs.solve(Two(), torch.zeros(2, 1), gain, method=method, sync_every=1, stop=Stop(1e-6))
+        hs.solve(Two(), torch.zeros(2, 1), gain, method=method, sync_every=1, stop=stop)
 
 
 def test_a_step_that_stops_being_pure_is_found_where_the_gradient_is_recorded():
@@ -188,8 +189,9 @@ def test_handing_back_the_state_is_no_change(method, mode):
 
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_a_nan_that_stays_is_no_change(mode):
-    context = {"x": torch.tensor([[1.0, torch.nan], [1.0, 2.0]]), "mask": Shared(torch.tensor([torch.nan, -torch.inf]))}
+    x, mask = torch.tensor([[1.0, torch.nan], [1.0, 2.0]]), torch.tensor([torch.nan, -torch.inf])
     for dtype in (torch.float32, torch.bfloat16):
+        context = {"x": x.to(dtype), "mask": Shared(mask.to(dtype))}
         with mode():
             found = hs.solve(
                 lambda z, c: torch.where(c["x"].isnan(), 0, 0.5 * z + c["x"]).to(z.dtype),

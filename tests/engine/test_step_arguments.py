@@ -10,6 +10,9 @@ from torch import nn
 import homeostat as hs
 from homeostat import Anderson, Broyden, Implicit, OneStep, Phantom, Picard, Shared, Stop, Unrolled
 from homeostat.engine import GMRES, Neumann
+from homeostat.engine.forward.graphs import graphs_of
+from homeostat.engine.single import single_problem
+from homeostat.engine.step_function import with_context
 from homeostat.errors import ContractError
 
 F64 = torch.float64
@@ -165,6 +168,14 @@ def test_layers_and_compiled_steps_of_the_state_alone():
     eager = hs.solve(lambda z: 0.9 * z + 1, torch.zeros(2, 3), method=Picard())
     compiled = hs.solve(lambda z: 0.9 * z + 1, torch.zeros(2, 3), method=Picard(), compile=True)
     assert torch.equal(eager.steps, compiled.steps)
+
+
+def test_compiled_graphs_belong_to_the_step_that_was_given():
+    one, other = ALONE["lambda"], ALONE["keyword"]
+    graphs = [graphs_of(with_context(step, None)) for step in (one, one, other)]
+    assert graphs[0] is graphs[1] is not graphs[2]
+    single = [graphs_of(single_problem(step, torch.zeros(2), None, Stop()).step) for step in (one, one, other)]
+    assert single[0] is single[1] is not single[2]
 
 
 def test_a_stream_of_examples_without_contexts():
