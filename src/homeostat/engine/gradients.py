@@ -18,8 +18,9 @@ class Implicit:
     """The gradient of the fixed point itself, by the implicit function theorem; memory does not grow with steps.
 
     With `z* = f(z*)`, `backward` solves `u = J^T u + g` for the incoming gradient `g`, per example, and passes `u` to
-    one more evaluation of `f`. It is as exact as both solves are converged; it is 0 for the start. There is no second
-    derivative: asking for one raises RuntimeError.
+    one more evaluation of `f`, which is recorded when `solve` is called: what `f` uses may change afterwards. It is as
+    exact as both solves are converged; it is 0 for the start. Derivatives of any order (`create_graph=True`), and
+    forward mode, are those of the fixed point as well, by further solves with `J` and its transpose.
 
     The residual of that solve is RMS(J^T u + g - u) over RMS(J^T u + g), the largest over the measured leaves, with
     every method; `Solution.adjoint` has it after `backward`. States in half precision are solved for in float32, with
@@ -203,8 +204,9 @@ class Unrolled:
     Where `stop` has a tolerance and `last` is given, the steps before are taken twice: once to find where each example
     stops, once to come back to `last` steps before that. With an accelerated method, which has to be named, those last
     steps are plain.
-    Second derivatives are those of the computed steps. The only mode that forward-mode differentiation can be used with
-    (without `last`); checkpoints do not work under the transforms of `torch.func`.
+    Second derivatives are those of the computed steps, and so is forward mode (without `last`). Checkpoints take the
+    steps again and refuse to where these give other values by then; under the transforms of `torch.func` they do not
+    work.
 
     Example:
         >>> Unrolled(last=5)
