@@ -275,3 +275,17 @@ def test_a_carried_leaf_is_a_constant_to_implicit():
     assert weight.grad is not None
     assert weight.grad.item() == pytest.approx(6 * 2 / 0.25)  # z = c / (1 - w)
     assert not solution.state[1].value.requires_grad
+
+
+@pytest.mark.parametrize("method", [Anderson(), hs.Broyden()], ids=str)
+def test_truncated_plain_steps_that_do_not_arrive_are_not_called_converged(method):
+    # The accelerated steps that they stand for did.
+    solution = hs.solve(
+        lambda z, _: 0.9 * z + 1,
+        torch.zeros(2, 3, dtype=F64),
+        method=method,
+        stop=Stop(1e-9),
+        gradient=Unrolled(last=3),
+    )
+    near = (solution.state - 10).abs().amax(1) <= 1e-7
+    assert torch.equal(solution.converged, near)

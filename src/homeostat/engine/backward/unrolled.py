@@ -55,10 +55,16 @@ def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled, w
         return without_rows(problem, tested, 0)
     again = _truncated(problem.subset(good), tested.steps[good], method, gradient.last)
     leaves = merge_rows([x.detach() for x in tested.leaves], good, again.leaves)
-    # The last steps were plain ones: the residual is theirs, not that of the accelerated steps that they stand for.
+    # The last steps were plain ones: the residual is theirs, not that of the accelerated steps that they stand for, and
+    # a row that does not get there by them has not converged.
     residual = tested.residual.index_copy(0, good, again.residual)
+    status = tested.status
+    if stop.atol == 0:
+        rtol = torch.as_tensor(stop.rtol, dtype=residual.dtype, device=residual.device)
+        short = (status == Status.CONVERGED) & (rtol > 0) & ~(residual <= 1.01 * rtol)  # rounding apart
+        status = torch.where(short, Status.MAX_STEPS, status).to(status.dtype)
     evaluations = tested.row_evaluations + again.row_evaluations
-    return replace(tested, leaves=leaves, residual=residual, row_evaluations=evaluations)
+    return replace(tested, leaves=leaves, residual=residual, status=status, row_evaluations=evaluations)
 
 
 def _truncated(problem: Problem, steps: int | Tensor, method: Method, last: int) -> Run:
