@@ -230,3 +230,17 @@ def test_no_row_and_one(rows: int) -> None:
 def test_methods_that_are_none_are_refused(method) -> None:
     with pytest.raises(ValueError, match="method must be"):
         Implicit(method)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("gradient", [Implicit(), Implicit(GMRES())], ids=str)
+def test_where_nothing_is_left_of_the_system_no_solution_is_claimed(gradient, dtype) -> None:
+    # J = I: every state is a fixed point, and no gradient exists.
+    weight = torch.ones(8, dtype=dtype, requires_grad=True)
+    solution = hs.solve(lambda z: z + (weight - 1), torch.zeros(8, dtype=dtype), batched=False, gradient=gradient)
+    with pytest.warns(ConvergenceWarning, match="singular"):
+        solution.state.sum().backward()
+    assert solution.adjoint is not None
+    assert solution.adjoint.status == Status.STALLED
+    assert weight.grad is not None
+    assert weight.grad.abs().max() < 100

@@ -194,6 +194,31 @@ def test_second_derivatives_under_torch_func_are_refused():
             torch.autograd.grad(value, own)
 
 
+@pytest.mark.parametrize("kind", ["spectral", "weight"])
+def test_a_layer_with_parametrised_weights_has_second_derivatives(kind):
+    torch.manual_seed(0)
+    cell = hs.nn.normalise(nn.Sequential(nn.Linear(5, 5, dtype=F64)), kind).eval()
+    layer = hs.nn.Equilibrium(
+        lambda z, c: torch.tanh(0.5 * cell(z) + c), stop=TIGHT, gradient=ADJOINTS[0], method=Picard()
+    )
+    whole = hs.nn.Equilibrium(_Wrapped(cell), stop=TIGHT, gradient=ADJOINTS[0], method=Picard())
+    found = []
+    for made in (layer, whole):
+        grads = torch.autograd.grad(made(X).cos().sum(), list(cell.parameters()), create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in grads), list(cell.parameters())))
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
+
+
+class _Wrapped(nn.Module):
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        return torch.tanh(0.5 * self.cell(z) + c)
+
+
 class Once(torch.autograd.Function):
     """A custom operation as many write it, without a second derivative."""
 

@@ -49,6 +49,19 @@ def test_a_batch_in_a_closure_is_named_where_the_step_fails(method, stop, grad):
         hs.solve(lambda z, c: c * z + inputs, torch.zeros(3, 4), GAIN, method=method, stop=stop)
 
 
+def test_a_graph_as_lists_of_edges_is_sent_to_one_problem():
+    draw = torch.Generator().manual_seed(0)
+    source, target = torch.randint(40, (2, 150), generator=draw)
+    x = torch.randn(40, 8, generator=draw)
+
+    def step(z, c):
+        return torch.tanh(torch.zeros_like(z).index_add(0, target, z[source]) / 4 + c)
+
+    with pytest.raises(ContractError, match="batched=False"):
+        hs.solve(step, torch.zeros(40, 8), x)
+    assert hs.solve(step, torch.zeros(40, 8), x, batched=False, stop=hs.Stop(rtol=0, max_steps=5)).steps == 5
+
+
 # Coupled rows
 
 

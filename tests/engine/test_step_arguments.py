@@ -11,7 +11,7 @@ import homeostat as hs
 from homeostat import Anderson, Broyden, Implicit, OneStep, Phantom, Picard, Shared, Stop, Unrolled
 from homeostat.engine import GMRES, Neumann
 from homeostat.engine.forward.graphs import graphs_of
-from homeostat.engine.single import single_problem
+from homeostat.engine.single import one_row
 from homeostat.engine.step_function import with_context
 from homeostat.errors import ContractError
 
@@ -174,7 +174,7 @@ def test_compiled_graphs_belong_to_the_step_that_was_given():
     one, other = ALONE["lambda"], ALONE["keyword"]
     graphs = [graphs_of(with_context(step, None)) for step in (one, one, other)]
     assert graphs[0] is graphs[1] is not graphs[2]
-    single = [graphs_of(single_problem(step, torch.zeros(2), None, Stop()).step) for step in (one, one, other)]
+    single = [graphs_of(one_row(step, torch.zeros(2), None, Stop())[0]) for step in (one, one, other)]
     assert single[0] is single[1] is not single[2]
 
 

@@ -47,8 +47,9 @@ class Surroundings:
         found = {}
         for name, value in self._found.items():
             if isinstance(value, nn.Module):
-                own = (*value.named_parameters(name), *value.named_buffers(name))
-                found.update(own)
+                found.update((*value.named_parameters(name), *value.named_buffers(name)))
+                for place, module in value.named_modules(prefix=name):  # what was computed once from parametrised ones
+                    found.update({f"{place}.{key}": x for key, x in vars(module).items() if isinstance(x, Tensor)})
             elif isinstance(value, Tensor):
                 found[name] = value
         return found
@@ -139,6 +140,8 @@ def _look(step: Any) -> Iterator[tuple[str, Any]]:
 
 def _parts(name: str, value: Any) -> list[tuple[str, Any]]:
     """What a function, an object or a container holds, one level down."""
+    if hasattr(value, "__wrapped__") and not isinstance(value, type):  # what the engine itself puts around a step, too
+        return [(name, value.__wrapped__)]
     if isinstance(value, FunctionType):
         code = value.__code__
         cells = []
@@ -165,8 +168,6 @@ def _parts(name: str, value: Any) -> list[tuple[str, Any]]:
             *((f"argument {i}", x) for i, x in enumerate(value.args)),
             *value.keywords.items(),
         ]
-    if hasattr(value, "__wrapped__") and not isinstance(value, type):
-        return [(name, value.__wrapped__)]
     if isinstance(value, Mapping):
         return [(f"{name}[{key!r}]", x) for key, x in list(value.items())[:1000]]
     if isinstance(value, list | tuple):

@@ -10,6 +10,7 @@ def is_transformed() -> bool:
     """Whether a transform of `torch.func` is at work, `vmap` of a backward pass included.
 
     Example:
+        >>> import torch
         >>> is_transformed(), torch.func.grad(lambda x: x * is_transformed())(torch.tensor(2.0))
         (False, tensor(1.))
     """

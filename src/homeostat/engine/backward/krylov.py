@@ -1,6 +1,6 @@
 """Krylov methods for `u = J^T u + g`: cycles, with the true residual taken between them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from homeostat.engine.backward.conjugate_gradients import cg, normal_cg
 from homeostat.engine.backward.gmres import gmres
 from homeostat.engine.backward.linear_system import Products, RowFunction, System
 from homeostat.engine.methods import CG, GMRES, NormalCG
-from homeostat.engine.norms import out_of_bounds, residuals
+from homeostat.engine.norms import out_of_bounds, residuals, row_rms
 from homeostat.engine.solution import Obstacle, Status
 from homeostat.engine.stop import Stop
 
@@ -87,11 +87,15 @@ def solve_by_cycles(
         met = torch.ones_like(diverged)
         for change, size in zip(changes, sizes, strict=True):
             met &= change <= stop.atol + stop.rtol * size
-        size = torch.stack([c.to(wide) for c in changes]).square().sum(0).sqrt()
+        size, given, length = (_together(values, wide) for values in (changes, map(row_rms, g), map(row_rms, u)))
+        # Where `I - J` is 0 but for rounding a solution can only grow until what is left looks small beside it.
+        lost = (size >= 0.99 * given) & (unit * length >= 0.5 * given) & (given > 0)
+        met &= ~lost
         # A small leaf may have got nearer while that of the largest one is rounding: its share tells.
         stuck = (size > _NO_PROGRESS * former[rows]) & ~(relative <= _NO_PROGRESS * lowest[rows])
         stuck = cycle.review(rows, stuck, size > _SLOW * former[rows], relative <= _FLOOR * unit)
-        better = ~diverged & ~(relative > lowest[rows]) if stop.tests else ~diverged
+        stuck = stuck | lost
+        better = ~diverged & ~(relative > lowest[rows]) & ~lost if stop.tests else ~diverged
         former[rows] = size
         lowest[rows] = torch.where(better, relative, lowest[rows])
         residual[rows] = torch.where(better | diverged, relative, lowest[rows])
@@ -107,6 +111,7 @@ def solve_by_cycles(
         kinds = torch.where(stuck & ~spent, Status.STALLED, Status.MAX_STEPS)
         kinds = torch.where(diverged, Status.DIVERGED, torch.where(met, Status.CONVERGED, kinds))
         status[rows] = kinds.to(torch.int8)
+        obstacle[rows[lost]] = Obstacle.SINGULAR
         stay = (~(diverged | met | stuck | spent)).nonzero().squeeze(1)
         if not len(stay):
             break
@@ -134,6 +139,11 @@ def solve_by_cycles(
         status[rows[found.broken]] = Status.DIVERGED
         rows = rows[~found.broken]
     return Solved(best, steps, residual, status, torch.where(status == Status.STALLED, obstacle, 0))
+
+
+def _together(values: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
+    """`(rows,)`, the size of all leaves of a row together, from their root mean squares."""
+    return torch.stack([x.to(dtype) for x in values]).square().sum(0).sqrt()
 
 
 class _CycleLengths:

@@ -88,7 +88,7 @@ def halves(rows: Rows, *, thorough: bool) -> list[Rows]:
         thorough: for every row and every other, one that has the first and not the second; otherwise a random one.
 
     Example:
-        >>> [sorted(half.tolist()) for half in halves(np.arange(3), thorough=True)]
+        >>> sorted(sorted(half.tolist()) for half in halves(np.arange(3), thorough=True))
         [[0, 1], [0, 2], [1, 2]]
     """
     draw = np.random.default_rng(next(_draws))
@@ -170,7 +170,10 @@ def _who(
 
 def _evaluate(problem: Problem, state: list[Tensor], context: list[Any], *, compare: bool = False) -> list[Tensor]:
     with torch.no_grad():
-        return problem.bind(context, compare=compare)(state)
+        try:
+            return problem.bind(context, compare=compare)(state)
+        except (RuntimeError, IndexError, ValueError) as error:  # it could be taken with all rows
+            raise ContractError(f"step cannot be taken with {len(state[0])} of its rows ({error}). {HINT}") from error
 
 
 def _are_near(problem: Problem, found: list[Tensor], wanted: list[Tensor]) -> bool:
