@@ -9,8 +9,8 @@ or points elsewhere at every step. So a trial begins where the latest plain step
 * the fall slows down (as it does on every normal map, symmetric ones among them), and residuals point along one another
   or have been falling at a steady rate from the first; or
 * it is steady and quick; or
-* the map cannot end of itself any more, after as many steps as it has unknowns; or
-* the memory holds as many differences as there are unknowns, which solves even a shift in its own time.
+* the residual is at its lowest so far and the map cannot end of itself any more, after as many steps as it has
+  unknowns, or the memory holds as many differences as there are unknowns, which solves even a shift in its own time.
 
 A trial ends where the residual has grown, or in the long run did not fall; the row goes back to its anchor, and the
 plain sequence is resumed. Then it waits, twice as long as it lost, and longer each time. The anchor moves up with every
@@ -69,6 +69,7 @@ class Safeguard:
         "trial",
         "_age",
         "_first",
+        "_lowest",
         "_level",
         "_size",
         "_start",
@@ -93,6 +94,7 @@ class Safeguard:
         """Rows whose next state is a proposal, and which may go back to their anchor."""
         self._age = np.zeros(rows, np.int64)  # steps taken
         self._first = np.zeros(rows)  # residual norm of the first step
+        self._lowest = np.full(rows, np.inf)  # residual norm so far
         self._level = np.zeros(rows)  # residual norm at the last decision
         self._size = np.zeros(rows)  # norm of the value at the last decision
         self._start = np.zeros(rows)  # residual norm where the trial began
@@ -125,6 +127,8 @@ class Safeguard:
         new = self._age == 0
         self._first = np.where(new, former, self._first)
         self._age += np.where(new, FIRST, PERIOD)
+        lowest = now <= self._lowest
+        self._lowest = np.fmin(self._lowest, np.fmin(now, former))
         if self.trials:
             self._tried += PERIOD
             self._spent += PERIOD
@@ -134,7 +138,7 @@ class Safeguard:
             changing = (now < former - _CLEAR * noise) | ((now <= former) & (products[-1] < 0))
             ready = ~self.trial & changing & (now > _CLEAR * noise) & (self._pause <= 0)
             if ready.any():
-                begin = ready & self._promising(before, former, now, products)
+                begin = ready & self._promising(before, former, now, products, lowest)
             self._pause -= PERIOD
         if not self.trials and not begin.any():
             return None
@@ -157,7 +161,7 @@ class Safeguard:
         self._refresh()
         return Verdict(begin, decisive, failed)
 
-    def _promising(self, before: Numbers, former: Numbers, now: Numbers, products: Numbers) -> Mask:
+    def _promising(self, before: Numbers, former: Numbers, now: Numbers, products: Numbers, lowest: Mask) -> Mask:
         """Rows on which extrapolation is worth a trial, if their latest steps were plain."""
         aligned = np.zeros_like(self.trial)
         if len(products) == PERIOD - 1:
@@ -170,7 +174,7 @@ class Safeguard:
         ends = self._age <= self._unknowns  # it may still end of itself
         if self._unknowns <= self._solvable:
             ends = np.zeros_like(ends)
-        return (slowing & (aligned | steady)) | (steady & quick) | ~ends
+        return (slowing & (aligned | steady)) | (steady & quick) | (lowest & ~ends)
 
     def keep(self, index: NDArray[np.int64]) -> None:
         """Drop the rows that left."""
