@@ -129,7 +129,7 @@ def measure(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
     """Anderson with its safeguard against the same extrapolation without."""
     if device != "cpu":
         return
-    for family, maps in families(range(8000, 8005 if share == 1 else 8001), max(3, round(50 * share))).items():
+    for family, maps in families(range(9000, 9005 if share == 1 else 9001), max(3, round(50 * share))).items():
         name = f"Anderson, evaluations of the unguarded extrapolation where that falls monotonically: {family}, worst"
         rest: dict[str, Any] = {"unit": "x", "target": Target(1.2)}
         if why := features.why_not("Anderson"):

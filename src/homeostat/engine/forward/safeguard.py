@@ -4,12 +4,12 @@ A row takes plain steps until something speaks for a TRIAL; then the plain itera
 proposals are taken for as long as they pay. Extrapolation pays on almost every map. What it makes worse are maps that
 end of themselves after some steps, like a shift: their residual hardly falls until all of it is gone, and whatever
 leaves the plain sequence begins that sequence anew. Such a residual falls faster and faster, or does not fall at all,
-or points elsewhere at every step. So a trial begins where the latest plain step has not raised the residual, and
+or points elsewhere at every step. So a trial begins where the residual is at its lowest so far, and
 
 * the fall slows down (as it does on every normal map, symmetric ones among them), and residuals point along one another
   or have been falling at a steady rate from the first; or
 * it is steady and quick; or
-* the map cannot end of itself any more, after as many steps as it has unknowns; or
+* the map cannot end of itself any more, after as many steps as it has unknowns, and has lost a decimal place; or
 * the memory holds as many differences as there are unknowns, which solves even a shift in its own time.
 
 A trial ends where the residual has grown, or in the long run did not fall; the row goes back to its anchor, and the
@@ -69,6 +69,7 @@ class Safeguard:
         "trial",
         "_age",
         "_first",
+        "_lowest",
         "_level",
         "_size",
         "_start",
@@ -93,6 +94,7 @@ class Safeguard:
         """Rows whose next state is a proposal, and which may go back to their anchor."""
         self._age = np.zeros(rows, np.int64)  # steps taken
         self._first = np.zeros(rows)  # residual norm of the first step
+        self._lowest = np.full(rows, np.inf)  # residual norm so far
         self._level = np.zeros(rows)  # residual norm at the last decision
         self._size = np.zeros(rows)  # norm of the value at the last decision
         self._start = np.zeros(rows)  # residual norm where the trial began
@@ -122,19 +124,24 @@ class Safeguard:
 
     def _review(self, norms: Numbers, products: Numbers, sizes: Numbers) -> Verdict | None:
         before, former, now = norms
-        new = self._age == 0
-        self._first = np.where(new, former, self._first)
-        self._age += np.where(new, FIRST, PERIOD)
+        self._age += PERIOD
+        new = self._age == PERIOD
+        if new.any():
+            self._first = np.where(new, former, self._first)
+            self._age[new] = FIRST
+        # The lowest of the steps at which a trial could have begun.
+        lowest = now <= self._lowest
+        self._lowest = np.fmin(self._lowest, now)
         if self.trials:
             self._tried += PERIOD
             self._spent += PERIOD
         noise = self._noise * sizes
         begin = np.zeros_like(self.trial)
         if self.trials < len(now):
-            changing = (now < former - _CLEAR * noise) | ((now <= former) & (products[-1] < 0))
-            ready = ~self.trial & changing & (now > _CLEAR * noise) & (self._pause <= 0)
-            if ready.any():
-                begin = ready & self._promising(before, former, now, products)
+            begin = lowest & (now <= former) & (now > _CLEAR * noise) & (self._pause <= 0) & ~self.trial
+            if begin.any():
+                changing = (now < former - _CLEAR * noise) | (products[-1] < 0)
+                begin &= changing & self._promising(before, former, now, products)
             self._pause -= PERIOD
         if not self.trials and not begin.any():
             return None
@@ -167,10 +174,10 @@ class Safeguard:
         slowing = now * before >= _SLOWING * former**2
         steady = now <= self._first * _STEADY ** (self._age - 1)
         quick = (now <= _QUICK * former) & ~(now > _QUICK**2 * before)
-        ends = self._age <= self._unknowns  # it may still end of itself
-        if self._unknowns <= self._solvable:
-            ends = np.zeros_like(ends)
-        return (slowing & (aligned | steady)) | (steady & quick) | ~ends
+        # Chaos has its lowest residuals as well, but none that are far below the first.
+        endless = (self._age > self._unknowns) & (now <= _DECISIVE * self._first)
+        solvable = self._unknowns <= self._solvable
+        return (slowing & (aligned | steady)) | (steady & quick) | endless | solvable
 
     def keep(self, index: NDArray[np.int64]) -> None:
         """Drop the rows that left."""
