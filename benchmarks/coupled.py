@@ -76,7 +76,7 @@ def _context(draw: torch.Generator, rows: int) -> Tensor:
 def _is_found(step: Step, context: Tensor, method: Any, gradient: Any, stop: hs.Stop) -> bool:
     if isinstance(gradient, Shine):
         method = hs.Broyden()
-    options = {} if gradient is None else {"gradient": gradient}
+    options: dict[str, Any] = {} if gradient is None else {"gradient": gradient}
     start = torch.zeros(len(context), _UNKNOWNS, dtype=torch.float64)
     with torch.set_grad_enabled(gradient is not None):
         try:

@@ -199,6 +199,19 @@ def test_weights_that_are_others_in_backward(gradient, how):
             torch.autograd.grad(loss, list(cell.parameters()))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [torch.eye(5, dtype=F64), torch.softmax(torch.arange(25, dtype=F64).view(5, 5).sin(), 1)],
+    ids=["one-hot", "p"],
+)
+def test_a_context_whose_rows_have_equal_sums(values):
+    weight, context = torch.linspace(-1, 1, 25, dtype=F64).view(5, 5).requires_grad_(), values.clone()
+    state = hs.solve(lambda z, c: torch.tanh(0.5 * z + c @ weight), torch.zeros(5, 5, dtype=F64), context).state
+    context.numpy()[:] = context.numpy()[::-1].copy()
+    with pytest.raises(ContractError, match="changed before backward"):
+        state.square().sum().backward()
+
+
 @pytest.mark.parametrize("gradient", MODES, ids=str)
 def test_averaged_weights_for_an_evaluation_between(gradient):
     # As EMA libraries do it: other weights for a look, then back.

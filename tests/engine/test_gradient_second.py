@@ -219,6 +219,27 @@ class _Wrapped(nn.Module):
         return torch.tanh(0.5 * self.cell(z) + c)
 
 
+@pytest.mark.parametrize("graph", [False, True])
+def test_hooks_and_kept_gradients_see_a_gradient_once(graph):
+    weight = torch.tensor([0.3], dtype=F64, requires_grad=True)
+    calls = []
+    weight.register_hook(lambda g: calls.append(1) or 0.5 * g)
+    context = (2 * torch.ones(2, 1, dtype=F64, requires_grad=True)) * 0.5
+    context.retain_grad()
+    state = hs.solve(
+        lambda z, c: torch.tanh(weight * z + c), zeros(2, 1), context, stop=TIGHT, gradient=ADJOINTS[0]
+    ).state
+    state.sum().backward(create_graph=graph)
+    z = zeros(2, 1)
+    own, x = torch.tensor([0.3], dtype=F64, requires_grad=True), torch.ones(2, 1, dtype=F64, requires_grad=True)
+    for _ in range(200):
+        z = torch.tanh(own * z + x)
+    wanted = torch.autograd.grad(z.sum(), (own, x))
+    torch.testing.assert_close(weight.grad, 0.5 * wanted[0], rtol=1e-9, atol=0)
+    torch.testing.assert_close(context.grad, wanted[1], rtol=1e-9, atol=0)
+    assert len(calls) == 1
+
+
 class Once(torch.autograd.Function):
     """A custom operation as many write it, without a second derivative."""
 
@@ -358,6 +379,18 @@ def test_vmap_of_everything_that_a_solution_says():
         assert torch.equal(status[i], alone.status)
         torch.testing.assert_close(residual[i], alone.residual)
         torch.testing.assert_close(trace[i, :, : alone.trace.shape[1]], alone.trace, equal_nan=True)
+
+
+def test_vmap_of_leaves_that_are_carried():
+    def one(x: Tensor) -> tuple[Tensor, Tensor]:
+        start = (torch.zeros_like(x), hs.Carry(zeros(3)), torch.zeros(3, dtype=torch.int64))
+        solution = hs.solve(lambda s, c: (0.5 * s[0] + c, s[1] + 1, s[2] + 1), start, x, method=Picard())
+        return solution.state[1].value, solution.state[2]
+
+    carried, whole = vmap(one)(BATCH)
+    for i, x in enumerate(BATCH):
+        assert torch.equal(carried[i], one(x)[0])
+        assert torch.equal(whole[i], one(x)[1])
 
 
 def test_vmap_with_limits_by_row():

@@ -136,6 +136,13 @@ def test_one_row_that_hears_of_one_other_is_missed_as_often_as_is_said():
     assert 0.16 < found / 200 < 0.42
 
 
+def test_rows_with_equal_values_do_not_hide():
+    # A mean over rows that are all alike: no value tells, but the gradient would be wrong.
+    context = torch.zeros(8, 3, requires_grad=True)
+    with pytest.raises(ContractError, match="batched=False"):
+        hs.solve(lambda z, c: 0.4 * z + 0.3 * (z - z.mean(0)) + 1 + c, torch.zeros(8, 3), context, stop=hs.Stop(1e-6))
+
+
 def test_every_row_that_gets_the_answer_of_the_first():
     with pytest.raises(ContractError, match="another answer"):
         hs.solve(lambda z, c: (0.5 * z + c)[:1].repeat(len(z), 1), torch.zeros(6, 4), torch.randn(6, 4))

@@ -18,7 +18,8 @@ class Implicit:
     """The gradient of the fixed point itself, by the implicit function theorem; memory does not grow with steps.
 
     With `z* = f(z*)`, `backward` solves `u = J^T u + g` for the incoming gradient `g`, per example, and passes `u` to
-    one more evaluation of `f`, which is recorded when `solve` is called: what `f` uses may change afterwards. It is as
+    one more evaluation of `f`, which is recorded when `solve` is called: `f` may be another one afterwards (a mode,
+    a variable, fast weights), but a tensor that it used may not be changed in place before `backward`. It is as
     exact as both solves are converged; it is 0 for the start. Derivatives of any order (`create_graph=True`), and
     forward mode, are those of the fixed point as well, by further solves with `J` and its transpose.
 

@@ -26,7 +26,7 @@ from torch._C._functorch import (
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.utils import _pytree as pytree
 
-from homeostat.engine.nest import Layout, Shared, count_rows, flatten
+from homeostat.engine.nest import Carry, Layout, Shared, count_rows, flatten, is_mark
 from homeostat.engine.solution import Solution
 from homeostat.engine.stop import Stop
 from homeostat.engine.surroundings import Surroundings
@@ -89,9 +89,9 @@ class Mapping:
             found = solve(inner, merged, parts, stop)
             fields = ("steps", "residual", "status", "trace")
             values = {name: self._split(getattr(found, name), rows) for name in fields}
-            nest = pytree.tree_map_only(Tensor, lambda x: self._split(x, rows), found.state)
+            nest = _each_leaf(lambda x: self._split(x, rows), found.state)
         wrapped = {name: self._mapped(x) for name, x in values.items()}
-        return replace(found, state=pytree.tree_map_only(Tensor, self._mapped, nest), **wrapped)
+        return replace(found, state=_each_leaf(self._mapped, nest), **wrapped)
 
     def _parts(self, given: list[Any], layout: Layout, rows: int) -> tuple[list[Any], "_Context"]:
         """The context as a list of leaves for the rows of all that is mapped over, and how it is put together."""
@@ -187,6 +187,15 @@ def _for_each_row(step: Step, layout: Layout, context: _Context) -> Step:
         return layout.build(torch.vmap(one)(flat, own), marks=True)
 
     return rows
+
+
+def _each_leaf(change: Callable[[Tensor], Tensor | None], nest: Any) -> Any:
+    """A nest with its leaves changed, those in marks too."""
+
+    def changed(leaf: Any) -> Any:
+        return Carry(change(leaf.value)) if isinstance(leaf, Carry) else change(leaf)
+
+    return pytree.tree_map(changed, nest, is_leaf=is_mark)
 
 
 def _merge(leaf: Tensor) -> Tensor:

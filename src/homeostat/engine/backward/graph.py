@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -170,16 +171,26 @@ def _names(kind: type, node: Node) -> tuple[str, ...]:
 
 
 def _sums(tensor: Tensor, *, sizes: bool = False) -> Tensor:
-    """The sums of a tensor's slices along its first dimension that has several; with `sizes`, of absolute values."""
+    """Weighted sums of a tensor's slices along its first dimension that has several; with `sizes`, of absolute values.
+
+    The weights are all different: one-hot rows, probabilities and normalised rows have equal plain sums.
+    """
     x = tensor.detach()
     if x.is_complex():
         x = torch.view_as_real(x)
-    if sizes and x.dtype != torch.bool:
-        x = x.abs()
     dtype = norm_dtype(x.dtype) if x.is_floating_point() else torch.float64
-    keep = next((d for d, n in enumerate(x.shape) if n > 1), None)
-    others = [d for d in range(x.ndim) if d != keep]
-    return x.sum(others, dtype=dtype).reshape(-1) if others else x.reshape(-1).to(dtype, copy=True)
+    keep = next((d for d, n in enumerate(x.shape) if n > 1), 0)
+    x = x.flatten(0, keep) if x.ndim else x[None]
+    x = x[:, None] if x.ndim == 1 else x.flatten(1)
+    x = x.to(dtype)
+    return (x.abs() if sizes else x) @ _weights(x.shape[1], dtype, x.device)
+
+
+@lru_cache(maxsize=64)
+def _weights(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """So many numbers from 0.5 to 1.5, no two of them alike."""
+    places = torch.arange(count, dtype=torch.float64, device=device)
+    return (places * 0.6180339887498949).frac().add(0.5).to(dtype)
 
 
 def _changed(what: str) -> ContractError:

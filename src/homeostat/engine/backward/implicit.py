@@ -27,6 +27,7 @@ from homeostat.engine.backward.recording import Recording
 from homeostat.engine.backward.tape import Tape, present_autocast, record
 from homeostat.engine.backward.vector_function import VectorFunction
 from homeostat.engine.forward.broyden import InverseEstimate
+from homeostat.engine.forward.independence import check_products, is_new
 from homeostat.engine.forward.run import Run
 from homeostat.engine.gradients import Implicit, Neumann, OnFailure, Shine
 from homeostat.engine.methods import Picard
@@ -123,6 +124,8 @@ def _tied(
     recording = tape.recording()
     if recording is not None and not recording.reaches_others and not has_tangents(tape.outputs):
         return untied(found, evaluations)
+    if recording is not None and is_new(part.problem.step, "products"):
+        check_products(tape.pull, tape.inputs)
     report_failure("forward", found.status, stop, on_failure)
     link = make(_Adjoint(part, tape, recording, found.status, failed, log))
     return attach(found, part, tape.outputs, evaluations, recording, link)
@@ -133,7 +136,7 @@ def without_rows(problem: Problem, found: Run, evaluations: int) -> Run:
 
     The step is recorded once more, wherever it got to, to know what its parameters are.
     """
-    if not problem.rows or is_transformed():
+    if is_transformed():
         return untied(found, evaluations)
     try:
         tape = Tape(replace(problem, state=[x.detach() for x in found.leaves]))

@@ -69,7 +69,14 @@ class Recording:
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
-        """While this lasts, gradients end at the sources, also where one source was made from another."""
+        """While this lasts, gradients end at the sources, also where one source was made from another.
+
+        What was hooked to the sources waits: it is called when the gradient arrives there in earnest.
+        """
+        hooks = [(x._backward_hooks, dict(x._backward_hooks)) for x in self.sources if x._backward_hooks]
+        kept = [(x, x.grad) for x in self.sources if x.retains_grad]
+        for own, _ in hooks:
+            own.clear()
         handles = [
             x.grad_fn.register_prehook(lambda grads: tuple(None if g is None else torch.zeros_like(g) for g in grads))
             for x in self.sources
@@ -80,3 +87,7 @@ class Recording:
         finally:
             for handle in handles:
                 handle.remove()
+            for own, former in hooks:
+                own.update(former)
+            for x, grad in kept:
+                x.grad = grad

@@ -36,6 +36,8 @@ class Tape:
     def __init__(self, problem: Problem, autocast: AbstractContextManager[Any] | None = None) -> None:
         """Record, under `autocast` if given: `backward` runs outside of the one that the forward pass had."""
         self.measured = problem.layout.measured()
+        if autocast is None and torch.is_autocast_enabled(problem.state[0].device.type):
+            torch.clear_autocast_cache()  # a weight that was cast before would seem to be computed from another
         self._problem, self._first = problem, mark()
         with torch.enable_grad(), autocast or nullcontext(), eagerly(), refuse_batch_statistics(dropout=True):
             state = list(problem.state)

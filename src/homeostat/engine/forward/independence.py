@@ -13,7 +13,7 @@ that every row is without every other one in one of them, so that no pair is mis
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -66,7 +66,7 @@ def check_rows(
     if len(rows) < 2:
         return
     with _same_numbers_as_before():
-        for half in halves(rows, thorough=thorough and _is_new(problem.step)):
+        for half in halves(rows, thorough=thorough and is_new(problem.step, "values")):
             _check_half(problem, list(before), list(after), list(context), half, noise)
 
 
@@ -104,14 +104,15 @@ def halves(rows: Rows, *, thorough: bool) -> list[Rows]:
     return [rows[chosen] for chosen in table if chosen.any()]
 
 
-def _is_new(step: Any) -> bool:
+def is_new(step: Any, what: str) -> bool:
+    """Whether this has not been looked at before for that step."""
     owner, part = step_owner(step)
     try:
         known = _known.setdefault(owner, set())
     except TypeError:  # not hashable, or without weak references
         return True
-    new = part not in known
-    known.add(part)
+    new = (part, what) not in known
+    known.add((part, what))
     return new
 
 
@@ -201,6 +202,29 @@ def _distance(problem: Problem, found: list[Tensor], wanted: list[Tensor], scale
             change = torch.where((change == 0) | ~torch.isfinite(unit), 0.0, change / unit)
             excess.append(change.to(torch.float64).nan_to_num(nan=math.inf))
         return torch.stack(excess).amax(0)
+
+
+def check_products(pull: Callable[[Sequence[Tensor]], list[Tensor]], inputs: Sequence[Tensor]) -> None:
+    """Look at every pair of rows by products with the Jacobian: rows with equal values hide from a look at values.
+
+    Args:
+        pull: `J^T u` over all rows.
+        inputs: measured leaves of the state.
+
+    Raises:
+        ContractError: rows depend on one another.
+    """
+    rows = len(inputs[0])
+    if rows < 2:
+        return
+    draw = np.random.default_rng(next(_draws))
+    for half in halves(np.arange(rows), thorough=True):
+        place = torch.from_numpy(half).to(inputs[0].device)
+        given = []
+        for x in inputs:
+            values = torch.from_numpy(draw.standard_normal((len(half), *x.shape[1:]))).to(x.device, x.dtype)
+            given.append(torch.zeros_like(x).index_copy_(0, place, values))
+        check_silence(pull(given), given, place)
 
 
 def check_silence(found: Sequence[Tensor], given: Sequence[Tensor], place: Tensor) -> None:
