@@ -219,6 +219,7 @@ class _Wrapped(nn.Module):
         return torch.tanh(0.5 * self.cell(z) + c)
 
 
+@pytest.mark.filterwarnings("ignore:Using backward:UserWarning")  # PyTorch's, of reference cycles
 @pytest.mark.parametrize("graph", [False, True])
 def test_hooks_and_kept_gradients_see_a_gradient_once(graph):
     weight = torch.tensor([0.3], dtype=F64, requires_grad=True)

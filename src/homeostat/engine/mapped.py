@@ -189,7 +189,7 @@ def _for_each_row(step: Step, layout: Layout, context: _Context) -> Step:
     return rows
 
 
-def _each_leaf(change: Callable[[Tensor], Tensor | None], nest: Any) -> Any:
+def _each_leaf(change: Callable[[Tensor], Any], nest: Any) -> Any:
     """A nest with its leaves changed, those in marks too."""
 
     def changed(leaf: Any) -> Any:
