@@ -36,6 +36,7 @@ def test_the_guide_to_equilibria_runs(capsys) -> None:
     assert names["loss"].item() < 0.5  # type: ignore[attr-defined]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own, of its first `jvp`
 def test_the_guide_to_solving_runs(capsys) -> None:
     names = run_snippets("solving.md")
     assert "CONVERGED" in capsys.readouterr().out
