@@ -183,7 +183,12 @@ def _sums(tensor: Tensor, *, sizes: bool = False) -> Tensor:
     x = x.flatten(0, keep) if x.ndim else x[None]
     x = x[:, None] if x.ndim == 1 else x.flatten(1)
     x = x.to(dtype)
-    return (x.abs() if sizes else x) @ _weights(x.shape[1], dtype, x.device)
+    weights = _weights(x.shape[1], dtype, x.device)
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return (x.abs() if sizes else x) @ weights
+    return (x.abs() if sizes else x) @ weights
 
 
 @lru_cache(maxsize=64)

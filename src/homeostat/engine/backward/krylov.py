@@ -14,6 +14,8 @@ from homeostat.engine.norms import out_of_bounds, residuals, row_rms
 from homeostat.engine.solution import Obstacle, Status
 from homeostat.engine.stop import Stop
 
+# Rounding of what products are computed in: float32 and float64 are below it.
+_COARSE = 1e-5
 # A cycle that leaves more than this share of the residual will not get anywhere by being repeated.
 _NO_PROGRESS = 0.999
 # Basis vectors of the first cycle of GMRES, where that is left to it, and of the largest one.
@@ -88,8 +90,9 @@ def solve_by_cycles(
         for change, size in zip(changes, sizes, strict=True):
             met &= change <= stop.atol + stop.rtol * size
         size, given, length = (_together(values, wide) for values in (changes, map(row_rms, g), map(row_rms, u)))
-        # Where `I - J` is 0 but for rounding a solution can only grow until what is left looks small beside it.
-        lost = (size >= 0.99 * given) & (unit * length >= 0.5 * given) & (given > 0)
+        # Where `I - J` is 0 but for rounding a solution can only grow until what is left looks small beside it. In half
+        # precision that cannot be told from a solution that is large.
+        lost = (size >= 0.99 * given) & (unit * length >= 0.5 * given) & (given > 0) & (unit < _COARSE)
         met &= ~lost
         # A small leaf may have got nearer while that of the largest one is rounding: its share tells.
         stuck = (size > _NO_PROGRESS * former[rows]) & ~(relative <= _NO_PROGRESS * lowest[rows])
