@@ -7,8 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.attach import no_tangents
-from homeostat.engine.backward.functional import is_transformed, refuse_mixed_modes
+from homeostat.engine.backward.functional import is_transformed, no_tangents, refuse_mixed_modes
 from homeostat.engine.backward.implicit import implicit, neumann, shine
 from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from homeostat.engine.backward.functional import is_transformed
+from homeostat.engine.backward.functional import is_transformed, no_tangents
 from homeostat.engine.backward.recording import Recording
 from homeostat.engine.forward.run import Run
 from homeostat.engine.nest import merge_rows
@@ -233,11 +233,6 @@ def _filled(ctx: Any, vectors: Sequence[Tensor | None]) -> list[Tensor]:
 def _pulled(link: Link, cotangents: Vectors) -> Vectors:
     with torch.no_grad():
         return _OneByOne.apply(link.pull, *cotangents) if is_transformed() else link.pull(cotangents)
-
-
-def no_tangents() -> Any:
-    """No tangents are computed while this lasts, as no graph is under `torch.no_grad`."""
-    return torch.autograd.forward_ad._set_fwd_grad_enabled(False)
 
 
 class _OneByOne(torch.autograd.Function):

@@ -1,5 +1,8 @@
 """What differs under the transforms of `torch.func`, and what cannot work there."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack, get_unwrapped, is_functorch_wrapped_tensor
 
@@ -9,10 +12,12 @@ from homeostat.errors import ContractError
 def is_transformed() -> bool:
     """Whether a transform of `torch.func` is at work, `vmap` of a backward pass included.
 
-    Example:
-        >>> import torch
-        >>> is_transformed(), torch.func.grad(lambda x: x * is_transformed())(torch.tensor(2.0))
-        (False, tensor(1.))
+        Example:
+            >>> from typing import Any
+
+    import torch
+            >>> is_transformed(), torch.func.grad(lambda x: x * is_transformed())(torch.tensor(2.0))
+            (False, tensor(1.))
     """
     return bool(get_interpreter_stack())
 
@@ -46,3 +51,8 @@ def unwrapped(tensor: Tensor) -> Tensor:
     while is_functorch_wrapped_tensor(tensor):
         tensor = get_unwrapped(tensor)
     return tensor
+
+
+def no_tangents() -> Any:
+    """No tangents are computed while this lasts, as no graph is under `torch.no_grad`."""
+    return torch.autograd.forward_ad._set_fwd_grad_enabled(False)

@@ -89,11 +89,6 @@ class Graph:
                 waiting += [(fn, nr) for fn, nr in node.next_functions if fn is not None]
         return cls(nodes, list(sources.values()), foreign)
 
-    @property
-    def reaches_others(self) -> bool:
-        """Whether gradients flow to anything but the inputs."""
-        return bool(self.sources or self.foreign)
-
 
 def _edge(tensor: Tensor) -> Edge | None:
     return None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
