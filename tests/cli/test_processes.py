@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from homeostat.models import load
+from processes import group_is_gone, running, wait_until
 
 HOMEOSTAT = [sys.executable, "-m", "homeostat"]
 
@@ -46,11 +46,7 @@ DEMO = [*HOMEOSTAT, "demo", "--count", "2", "--longest", "32", "--train-steps"]
 
 
 def training_has_begun(process: subprocess.Popen[bytes], out: Path) -> None:
-    deadline = time.monotonic() + 200
-    while len(list(out.glob("*/.lock"))) < min(2, len(os.sched_getaffinity(0))):
-        assert process.poll() is None, "it ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(list(out.glob("*/.lock"))) >= min(2, len(os.sched_getaffinity(0))), process)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +56,11 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     Only the parent is killed: its workers must find that out by themselves, and let go of the folders.
     """
     out = tmp_path_factory.mktemp("demo")
-    first = subprocess.Popen([*DEMO, "1000000", "--out", str(out)], stderr=subprocess.DEVNULL)
-    try:
+    with running([*DEMO, "1000000", "--out", str(out)], stderr=subprocess.DEVNULL) as first:
         training_has_begun(first, out)
-    finally:
         first.kill()
         first.wait()
+        wait_until(lambda: group_is_gone(first.pid))
     again = subprocess.run([*DEMO, "3", "--out", str(out)], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     return out, again.stdout
@@ -96,26 +91,11 @@ def test_the_demonstration_leaves_report_audits_and_models(demonstration: tuple[
 
 def test_ctrl_c_is_one_line_and_ends_all_processes(tmp_path: Path) -> None:
     command = [*DEMO, "100000", "--out", str(tmp_path / "demo")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-    try:
+    with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         training_has_begun(process, tmp_path / "demo")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to parent and workers alike
-        out, err = process.communicate(timeout=60)
-    finally:
-        with_children_gone = _wait_for_group(process.pid)
+        out, err = process.communicate()
+        wait_until(lambda: group_is_gone(process.pid))
     assert process.returncode == 130
     assert out == b""
     assert err == b"error: interrupted\n"
-    assert with_children_gone
-
-
-def _wait_for_group(group: int) -> bool:
-    """Whether no process of the group is left after some seconds; those that are, are ended."""
-    for _ in range(1000):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.01)
-    os.killpg(group, signal.SIGKILL)
-    return False

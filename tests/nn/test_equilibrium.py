@@ -1,6 +1,7 @@
 """`Equilibrium` is `solve` as a module, and behaves like any other module."""
 
 import copy
+import multiprocessing.connection
 import os
 import pickle
 import threading
@@ -255,14 +256,17 @@ def _distributed(rank: int, folder: Path) -> None:
 
 
 def test_wrapped_for_data_parallelism(tmp_path):
-    processes = [mp.get_context("spawn").Process(target=_distributed, args=(rank, tmp_path)) for rank in (0, 1)]
+    processes = [
+        mp.get_context("spawn").Process(target=_distributed, args=(rank, tmp_path), daemon=True) for rank in (0, 1)
+    ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(timeout=60)
-        if process.is_alive() or process.exitcode:  # where one has failed, the other waits for it
-            for other in processes:
-                other.kill()
+    while any(process.is_alive() for process in processes):
+        multiprocessing.connection.wait([process.sentinel for process in processes if process.is_alive()])
+        if any(process.exitcode for process in processes):  # where one has failed, the other waits for it
+            for process in processes:
+                process.kill()
+                process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     results = [torch.load(tmp_path / f"found{rank}.pt", weights_only=True) for rank in (0, 1)]
     x, state, found = results[0]

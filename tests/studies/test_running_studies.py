@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from study_fixture import Number, make_study
 from homeostat.errors import HomeostatError, InputError
 from homeostat.studies import results_folder
 from homeostat.studies.study import run_study
+from processes import is_alive, running, wait_until
 
 QUIET = Console(quiet=True)
 
@@ -104,49 +105,30 @@ except KeyboardInterrupt:
 """
 
 
-def start(tmp_path: Path, workers: int) -> subprocess.Popen[str]:
+def study_process(tmp_path: Path, workers: int) -> AbstractContextManager[subprocess.Popen[str]]:
     paths = [str(Path(__file__).parent), *sys.path]
-    return subprocess.Popen(
+    return running(
         [sys.executable, "-c", SCRIPT, str(tmp_path), str(workers)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
-
-
-def wait_for(condition: object, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():  # type: ignore[operator]
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize(("how", "workers"), [(signal.SIGKILL, 2), (signal.SIGINT, 2)])
 def test_a_killed_study_leaves_no_process_and_goes_on(tmp_path: Path, how: signal.Signals, workers: int) -> None:
-    process = start(tmp_path, workers)
-    wait_for(lambda: {"7", "8"} <= set(begun(tmp_path)), process)
-    second = run_in_the_same_folder(tmp_path)
-    assert f"another process runs a study in {tmp_path / 'out'}" in second
-    if how == signal.SIGINT:
-        os.killpg(process.pid, how)  # as a terminal does: to parent and workers alike
-    else:
-        process.kill()  # the parent alone: its workers must find out by themselves
-    _, said = process.communicate(timeout=100)
-    workers_were = [int(line.split()[1]) for line in (tmp_path / "log").read_text().splitlines()]
-    deadline = time.monotonic() + 60
-    while any(alive(pid) for pid in workers_were):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    with study_process(tmp_path, workers) as process:
+        wait_until(lambda: {"7", "8"} <= set(begun(tmp_path)), process)
+        second = run_in_the_same_folder(tmp_path)
+        assert f"another process runs a study in {tmp_path / 'out'}" in second
+        if how == signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does: to parent and workers alike
+        else:
+            process.kill()  # the parent alone: its workers must find out by themselves
+        _, said = process.communicate()
+        workers_were = [int(line.split()[1]) for line in (tmp_path / "log").read_text().splitlines()]
+        wait_until(lambda: not any(is_alive(pid) for pid in workers_were))
     if how == signal.SIGINT:
         assert said.splitlines()[-1] == "error: interrupted"
         assert "Traceback" not in said

@@ -75,9 +75,9 @@ class _Ranks:
     def fabric(self, rank: int) -> Any:
         def all_gather(value: torch.Tensor) -> torch.Tensor:
             self.slots[rank] = value
-            self.barrier.wait(timeout=30)
+            self.barrier.wait()
             found = torch.stack(self.slots)
-            self.barrier.wait(timeout=30)
+            self.barrier.wait()
             return found
 
         size, device = len(self.slots), torch.device("cpu")

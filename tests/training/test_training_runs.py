@@ -4,10 +4,8 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from homeostat.models.checkpoint import TaskReference
 from homeostat.models.starts import Mixed
 from homeostat.tasks import Mazes, PrefixSums, get_task
 from homeostat.training import FixedDepth, Optimiser, RandomDepth, Recipe, TrainingEvent, train
+from processes import running, wait_until
 
 RECIPE = Recipe(
     name="tiny",
@@ -95,16 +94,8 @@ train(Recipe.model_validate_json(sys.argv[1]), sys.argv[2], checkpoint_every=5)
 def test_a_killed_process_is_taken_up_where_it_was(tmp_path: Path) -> None:
     recipe = RECIPE.changed(steps=400)
     folder = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, recipe.model_dump_json(), str(folder)])
-    try:
-        deadline = time.monotonic() + 120
-        while not (folder / "training.safetensors").exists():
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    with running([sys.executable, "-c", SCRIPT, recipe.model_dump_json(), str(folder)]) as process:
+        wait_until((folder / "training.safetensors").exists, process)
     assert not (folder / "model.safetensors").exists()
     first: list[int] = []
     train(recipe, folder, checkpoint_every=50, on_step=lambda event: first.append(event.step))
