@@ -21,22 +21,23 @@ _NAMED = 3
 _SHAPE_ERRORS = (RuntimeError, IndexError, ValueError)
 
 
-def explain(error: Exception, step: Any, rows: int, whole: int | None) -> Exception:
-    """What to raise for an error that a step raised on some of its rows: the error with a note, or one that says more.
+def explain(error: Exception, step: Any, rows: int, whole: int | None, name: str = "step") -> Exception:
+    """What to raise for an error that a function raised on some of its rows: with a note, or one that says more.
 
     Args:
         error: what was raised.
-        step: the map.
+        step: the map, or another function that gets rows of the batch.
         rows: that it was called with.
         whole: rows of the batch that these are from; None in a stream, where rows come and go.
+        name: what it is called.
     """
-    kept = {name: x for name, x in closed_over(step).items() if x.ndim and len(x) not in (1, rows)}
-    kept = {name: x for name, x in kept.items() if whole in (None, len(x))}
+    kept = {place: x for place, x in closed_over(step).items() if x.ndim and len(x) not in (1, rows)}
+    kept = {place: x for place, x in kept.items() if whole in (None, len(x))}
     sizes = {len(x) for x in kept.values()} if whole is None else {whole}
-    suspects = ", ".join(f"{name} {tuple(x.shape)}" for name, x in list(kept.items())[:_NAMED])
+    suspects = ", ".join(f"{place} {tuple(x.shape)}" for place, x in list(kept.items())[:_NAMED])
     if len(kept) > _NAMED:
         suspects = f"{suspects} and {len(kept) - _NAMED} more"
-    what = f"step closes over {suspects} and" if suspects else "step"
+    what = f"{name} closes over {suspects} and" if suspects else name
     count = f"{rows} row{'s' * (rows != 1)}"
     calls = f"{what} is called with {count}" + ("" if whole is None else f" of {whole}: finished rows leave")
     if isinstance(error, _SHAPE_ERRORS) and sizes & {

@@ -30,6 +30,8 @@ class Problem:
     rows: int
     whole: int | None = -1
     """Rows of the batch that these were taken from; -1: they are all of it, None: rows come and go."""
+    own: bool = False
+    """A map of the engine's own: nobody wants to hear of what it closes over."""
 
     @classmethod
     def of(cls, step: StepFunction, state: Any, context: Any) -> "Problem":
@@ -85,7 +87,7 @@ class Problem:
         state = select(self.state, self.layout, index)
         context = select(self.context, self.context_layout, index)
         whole = self.rows if self.whole == -1 else self.whole
-        return Problem(self.step, state, self.layout, context, self.context_layout, len(index), whole)
+        return Problem(self.step, state, self.layout, context, self.context_layout, len(index), whole, self.own)
 
     def _bind_lone(self, context: Sequence[Any], nest: Any, compare: bool, returned: set[int]) -> BoundStep:
         step, layout, first = self.step, self.layout, compare
@@ -162,7 +164,7 @@ class Problem:
     def _explained(self, error: Exception, rows: int) -> Exception:
         """The error to raise for one that the step raised on so many rows."""
         whole = self.rows if self.whole == -1 else self.whole
-        return error if rows == whole else explain(error, self.step, rows, whole)
+        return error if rows == whole or self.own else explain(error, self.step, rows, whole)
 
 
 def _is_same(new: Tensor, old: Tensor) -> bool:

@@ -23,7 +23,7 @@ from homeostat.engine.gradients import (
     Unrolled,
     default_method,
 )
-from homeostat.engine.mapped import Mapping
+from homeostat.engine.mapped import Mapping, unmapped
 from homeostat.engine.methods import Broyden, Method
 from homeostat.engine.problem import Problem
 from homeostat.engine.single import named_as_one, one_row, without_row
@@ -133,6 +133,7 @@ def solve(
             inner = partial(_solve_mapped, method=method, gradient=gradient, **options)
             solution = mapping.solve(inner, step, state, context, stop)
             return solution if batched else _of_one(solution)
+        step = unmapped(step)
     problem = Problem.of(step, state, context)
     problem = problem if batched else named_as_one(problem)
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
