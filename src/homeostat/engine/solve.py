@@ -11,6 +11,7 @@ from homeostat.engine.backward.functional import is_transformed, no_tangents, re
 from homeostat.engine.backward.implicit import implicit, neumann, shine
 from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
+from homeostat.engine.forward.noise import name_noise, random_numbers
 from homeostat.engine.forward.run import run
 from homeostat.engine.forward.watch import Watch
 from homeostat.engine.gradients import (
@@ -29,7 +30,7 @@ from homeostat.engine.problem import Problem
 from homeostat.engine.single import named_as_one, one_row, without_row
 from homeostat.engine.solution import Adjoint, Solution, Status, of_one
 from homeostat.engine.step_function import StepFunction, with_context
-from homeostat.engine.stop import Stop, check_count, check_option
+from homeostat.engine.stop import Stop, check_count, check_option, explain_stray_options
 from homeostat.engine.uncompiled import uncompiled
 from homeostat.errors import ContractError, ConvergenceWarning, warn_caller
 
@@ -39,6 +40,7 @@ _FINEST = 1 / 16
 
 
 @uncompiled
+@explain_stray_options
 def solve(
     step: StepFunction,
     state: Any,
@@ -147,14 +149,19 @@ def solve(
 
     compile = compile and not is_transformed()
     adjoint: list[Adjoint] = []
+    numbers = random_numbers(problem.state[0].device)
     if not graphed:
         found = run(problem, stop, method, watch, compile)
+        if not is_transformed():
+            name_noise(problem, stop, found, numbers)
     elif isinstance(gradient, Unrolled):
         found = unrolled(problem, stop, method, gradient, watch)
     else:
         refuse_mixed_modes()
         with torch.no_grad(), no_tangents():
             found = run(problem, stop, method, watch, compile)
+        if not is_transformed():
+            name_noise(problem, stop, found, numbers)
         match gradient:
             case Implicit():
                 found = implicit(problem, found, gradient, stop, adjoint)

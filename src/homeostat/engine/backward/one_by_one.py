@@ -1,5 +1,5 @@
-"""A whole Jacobian's rows at once, `jacrev` or `is_grads_batched=True`: each is a solve with its own steps, which `vmap`
-could not take together, so that they are taken one after another.
+"""A whole Jacobian's rows at once, `jacrev` or `is_grads_batched=True`: each is a solve with its own steps, which
+`vmap` could not take together, so that they are taken one after another.
 """
 
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, _add_batch_dim, _remove_batch_dim  # pyright: ignore[reportPrivateImportUsage]
 from torch._C._functorch import is_legacy_batchedtensor
 
 from homeostat.errors import ContractError
@@ -54,7 +54,7 @@ def each_alone(function: Callable[..., tuple[Tensor | None, ...]]) -> Callable[.
         if not any(mapped):
             return function(ctx, *vectors)
         level = next(_level(x) for x, m in zip(vectors, mapped, strict=True) if m)
-        parts = [torch._remove_batch_dim(x, level, 1, 0) if m else x for x, m in zip(vectors, mapped, strict=True)]
+        parts = [_remove_batch_dim(x, level, 1, 0) if m else x for x, m in zip(vectors, mapped, strict=True)]
         count = next(len(x) for x, m in zip(parts, mapped, strict=True) if m)
         found = [alone(ctx, *(x[k] if m else x for x, m in zip(parts, mapped, strict=True))) for k in range(count)]
         return tuple(_together(leaf, level) for leaf in zip(*found, strict=True))
@@ -65,7 +65,7 @@ def each_alone(function: Callable[..., tuple[Tensor | None, ...]]) -> Callable[.
 def _level(x: Tensor) -> int:
     """At which a tensor is mapped over."""
     for level in range(1, _DEEP):
-        if not is_legacy_batchedtensor(torch._remove_batch_dim(x, level, 1, 0)):
+        if not is_legacy_batchedtensor(_remove_batch_dim(x, level, 1, 0)):
             return level
     raise ContractError("gradients in batches of batches (is_grads_batched=True) are not known here: give one batch")
 
@@ -75,4 +75,4 @@ def _together(values: Sequence[Tensor | None], level: int) -> Tensor | None:
     if one is None:
         return None
     whole = torch.stack([torch.zeros_like(one) if x is None else x for x in values])
-    return torch._add_batch_dim(whole, 0, level)
+    return _add_batch_dim(whole, 0, level)
