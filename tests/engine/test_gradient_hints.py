@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -14,10 +15,6 @@ DEFAULT = Implicit().method
 STOP = Stop(1e-9, max_steps=500)
 METHODS = [Picard(), Anderson(), GMRES(), NormalCG(), DEFAULT]
 PRECONDITIONED = [Picard(), Picard(damping=0.7), Anderson(), GMRES(), DEFAULT]
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def step(z: Tensor, c: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,18 +1,17 @@
 """Second derivatives, forward mode, `vmap`, and gradients where a model is compiled: against differences and loops."""
 
 import itertools
-import os
 import warnings
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from two_processes import in_two_processes
 
 import homeostat as hs
 from homeostat import Implicit, Shared, Stop, Unrolled
@@ -24,10 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 F64 = torch.float64
 TIGHT = Stop(1e-13, 0.0, 20_000)
 ADJOINTS = [Implicit(stop=TIGHT), *(Implicit(m, TIGHT) for m in (Picard(), Anderson(), GMRES(), NormalCG()))]
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def scaled(matrix: Tensor, norm: float) -> Tensor:
@@ -519,19 +514,13 @@ def test_a_compiled_net_does_not_trace_the_engine():
 RANKS = [Implicit(stop=TIGHT), Unrolled(), OneStep()]
 
 
-def _train(rank: int, folder: Path) -> None:
-    address, limit = f"file://{folder / 'meeting'}", timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=limit)
-    warnings.simplefilter("ignore")
+def _train(rank: int) -> list[Tensor]:
     found = []
     for gradient in RANKS:
         layer = nn.parallel.DistributedDataParallel(_Explosive(gradient))
         layer(rank).square().sum().backward()
         found += [p.grad for p in layer.parameters()]
-    torch.save(found, folder / f"{rank}.part")
-    (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    os._exit(0)  # leaving a group in an orderly way can take for ever
+    return found
 
 
 class _Explosive(nn.Module):
@@ -551,16 +540,7 @@ class _Explosive(nn.Module):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_one_process_whose_rows_all_diverge_does_not_hold_up_the_others(tmp_path):
-    spawn = torch.multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_train, args=(rank, tmp_path), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
-        process.join()
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for found in in_two_processes(_train, tmp_path):
         for got, gradient in zip(found, RANKS, strict=True):
             good = _Explosive(gradient)
             good(0).square().sum().backward()

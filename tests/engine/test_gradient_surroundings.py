@@ -1,18 +1,16 @@
 """Gradients in what people put around them: modules, copies, files, threads, processes, transforms."""
 
 import copy
-import os
 import pickle
 import threading
 import warnings
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev
+from two_processes import in_two_processes
 
 import homeostat as hs
 from homeostat import Carry, Implicit, Shared, Stop, Unrolled
@@ -231,29 +229,15 @@ def test_gradients_in_batches_are_right_or_raise(gradient):
 # Several processes
 
 
-def _train(rank: int, folder: Path) -> None:
-    address, limit = f"file://{folder / 'meeting'}", timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=limit)
+def _train(rank: int) -> list[Tensor]:
     layer = nn.parallel.DistributedDataParallel(Layer(Implicit(method=Picard(), stop=TIGHT)))
     layer(X * (rank + 1)).square().sum().backward()
-    torch.save([p.grad for p in layer.parameters()], folder / f"{rank}.part")
-    (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    os._exit(0)  # leaving a group in an orderly way can take for ever
+    return [p.grad for p in layer.parameters() if p.grad is not None]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_distributed_data_parallel(tmp_path):
-    spawn = torch.multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_train, args=(rank, tmp_path), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
-        process.join()
     layer = Layer(Implicit(method=Picard(), stop=TIGHT))
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for found in in_two_processes(_train, tmp_path):
         for got, one, two in zip(found, gradients(layer), gradients(layer, 2 * X), strict=True):
             torch.testing.assert_close(got, (one + two) / 2, rtol=1e-12, atol=1e-14)

@@ -16,10 +16,7 @@ solve = partial(hs.solve, method=hs.Picard())
 F64 = torch.float64
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -61,9 +61,9 @@ def name_noise(problem: Problem, stop: Stop, found: Run, before: list[Tensor]) -
         size = torch.maximum(row_rms(first[i]), row_rms(state[i]))
         if bool((row_rms(second[i] - first[i]) > noise_floor([first[i]], _UNITS) * size).all()):
             warn_caller(
-                "step draws new random numbers each time it is called, and no row came to a fixed point: noise (dropout "
-                "in training mode among it) must be the same at each step. Draw it once and pass it in the context "
-                "(hs.nn.VariationalDropout makes such masks)",
+                "step draws new random numbers each time it is called, and no row came to a fixed point: noise, also "
+                "that of dropout in training mode, must be the same at each step. Draw it once and pass it in the "
+                "context (hs.nn.VariationalDropout makes masks)",
                 ConvergenceWarning,
             )
             return
