@@ -23,6 +23,8 @@ def _evaluations(given: RandomMap, method: Any, limit: int, criterion: Criterion
     stop = criterion.ours(given.state[0].numel(), limit)
     counted = Counter(given.step)
     with torch.no_grad():
+        hs.solve(counted, given.state, given.source, method=method, stop=hs.Stop(max_steps=1))
+        counted.reset()
         found = hs.solve(counted, given.state, given.source, method=method, stop=stop)
     return counted.rows, bool(found.converged.all())
 

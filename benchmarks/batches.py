@@ -53,6 +53,8 @@ def linear(device: str = "cpu", share: float = 1.0) -> Iterator[Figure]:
                 continue
             counted = Counter(step)  # by an outside count; the solution's own is beside it
             with torch.no_grad():
+                hs.solve(counted, start, context, method=method, stop=hs.Stop(max_steps=1))
+                counted.reset()
                 found = hs.solve(counted, start, context, method=method, stop=criterion.ours(unknowns, 2000))
             details = {"steps": found.steps.tolist(), "row_evaluations": found.row_evaluations}
             value = float(counted.rows) if found.converged.all() else math.inf

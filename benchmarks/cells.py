@@ -44,10 +44,17 @@ class Cell:
 
 
 class Counter:
-    """A map that counts how often it is applied, and to how many rows in all."""
+    """A map that counts how often it is applied, and to how many rows in all.
+
+    At its first use the engine looks at it closely, by a few evaluations more; `reset` after that.
+    """
 
     def __init__(self, step: Step) -> None:
         self.step = step
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from 0."""
         self.calls = 0
         self.rows = 0
 

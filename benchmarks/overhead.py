@@ -81,6 +81,9 @@ def _ours(family: str, line: Line, cell: Cell, evaluations: int) -> Candidate | 
             return hs.solve(step, cell.state, cell.context, method=line.method, stop=stop, **options)
 
     counted = Counter(cell.step)
+    if not line.compiled:
+        run(counted)
+        counted.reset()
     solution = run(cell.step if line.compiled else counted)  # a counter would be compiled away
     early = solution.status != hs.Status.MAX_STEPS
     if bool(early.any()):

@@ -224,7 +224,7 @@ def test_steps_that_do_more_than_compute_do_it_every_time():
         hs.solve(
             step, torch.zeros(2, 5), torch.ones(2, 5), method=hs.Picard(), stop=hs.Stop(0.0, max_steps=17), compile=True
         )
-    assert len(calls) == counted["n"] == 17 + 1  # the one more is a row without the other
+    assert len(calls) == counted["n"] == 17 + 2  # the two more are each row without the other
 
 
 @needs_compiler

@@ -4,12 +4,14 @@ Released rows leave the batch together with their context, so that they cost not
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from homeostat.engine.forward.independence import check_rows
+from homeostat.engine.forward.looks import is_due, took
 from homeostat.engine.nest import select
 from homeostat.engine.problem import Problem
 
@@ -54,7 +56,7 @@ def iterate(problem: Problem, *, max_steps: int, monitor: Monitor, check: bool =
         problem: the map, its start and context.
         max_steps: most steps.
         monitor: watches, and releases rows.
-        check: look once whether rows hear of one another; see `independence`.
+        check: look whether rows hear of one another, where that is due; see `independence`.
 
     Returns:
         Final leaves in the order of the batch, and the number of row evaluations, the check not counted.
@@ -62,6 +64,9 @@ def iterate(problem: Problem, *, max_steps: int, monitor: Monitor, check: bool =
     Raises:
         ContractError: rows depend on one another.
     """
+    if check:
+        check = is_due(problem)
+        problem = replace(problem, compared=check)
     state, context = problem.state, problem.context
     rows = torch.arange(problem.rows, device=state[0].device)
     pieces: list[tuple[Tensor, list[Tensor]]] = []
@@ -77,7 +82,7 @@ def iterate(problem: Problem, *, max_steps: int, monitor: Monitor, check: bool =
         before, state = state, after
         if check and (release is not None or count == max_steps):
             whole = release is None or bool(release.rows.all())
-            check_rows(problem, before, after, context, thorough=False, noise=whole)
+            check_rows(problem, before, after, context, noise=whole)
             check = False
         if release is None:
             continue
@@ -92,6 +97,7 @@ def iterate(problem: Problem, *, max_steps: int, monitor: Monitor, check: bool =
             context = select(context, problem.context_layout, stay)
             step = problem.bind(context)
         monitor.keep(stay)
+    took(problem, evaluations // max(problem.rows, 1))
     pieces.append((rows, state))
     if len(pieces) == 1:
         return list(state), evaluations

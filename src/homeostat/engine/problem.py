@@ -1,7 +1,7 @@
 """An iterated map with a batch to run it on: what every method of the engine works with."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,8 @@ class Problem:
     """Rows of the batch that these were taken from; -1: they are all of it, None: rows come and go."""
     own: bool = False
     """A map of the engine's own: nobody wants to hear of what it closes over."""
+    compared: bool = True
+    """Whether what a step must leave alone is held against what it was, by value, also where changes are counted."""
 
     @classmethod
     def of(cls, step: StepFunction, state: Any, context: Any) -> "Problem":
@@ -64,9 +66,9 @@ class Problem:
     def bind(self, context: Sequence[Any], *, compare: bool = True, returned: set[int] | None = None) -> BoundStep:
         """One step on some rows as a function of the state's leaves alone, checked against the contract.
 
-        What a step must leave alone, its state and its context, is compared by value at the first call; after that by
-        PyTorch's own count of changes, and where there is none, again when a step returns the very tensor that it was
-        given and did not before.
+        What a step must leave alone, its state and its context, is held against what it was by PyTorch's own count of
+        changes. Where `compared`, or where there is no such count, it is compared by value at the first call, and again
+        when a step returns the very tensor that it was given and did not before.
 
         Args:
             context: leaves of the context of these rows.
@@ -79,6 +81,7 @@ class Problem:
         """
         layout, nest = self.layout, self.context_layout.build(context)
         returned = set() if returned is None else returned
+        compare = compare and (self.compared or any(x.is_inference() for x in self.state))
         bind = self._bind_lone if layout.lone else self._bind_nest
         return bind(context, nest, compare, returned)
 
@@ -87,7 +90,7 @@ class Problem:
         state = select(self.state, self.layout, index)
         context = select(self.context, self.context_layout, index)
         whole = self.rows if self.whole == -1 else self.whole
-        return Problem(self.step, state, self.layout, context, self.context_layout, len(index), whole, self.own)
+        return replace(self, state=state, context=context, rows=len(index), whole=whole)
 
     def _bind_lone(self, context: Sequence[Any], nest: Any, compare: bool, returned: set[int]) -> BoundStep:
         step, layout, first = self.step, self.layout, compare
@@ -109,7 +112,7 @@ class Problem:
                 if told is error:
                     raise
                 raise told from error
-            if (new is old or version is None) and 0 not in returned and _is_same(after[0], old):
+            if ((new is old and self.compared) or version is None) and 0 not in returned and _is_same(after[0], old):
                 self._compared(apply, state, context, returned)
             return after
 
@@ -135,7 +138,8 @@ class Problem:
                 if told is error:
                     raise
                 raise told from error
-            if any(_is_same(after[i], old) for i, old in enumerate(state) if i not in returned):
+            doubtful = [i for i, version in enumerate(versions) if self.compared or version is None]
+            if any(_is_same(after[i], state[i]) for i in doubtful if i not in returned):
                 self._compared(apply, state, context, returned)
             return after
 

@@ -11,6 +11,7 @@ from homeostat.engine.backward.functional import is_transformed, no_tangents, re
 from homeostat.engine.backward.implicit import implicit, neumann, shine
 from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
+from homeostat.engine.forward.looks import is_due, took
 from homeostat.engine.forward.noise import name_noise, random_numbers
 from homeostat.engine.forward.run import run
 from homeostat.engine.forward.watch import Watch
@@ -143,9 +144,10 @@ def solve(
             raise ContractError(f"stop.{name} has {len(value)} entries, the state has {problem.rows} rows")
     stop = resolvable(stop, problem)
     graphed = torch.is_grad_enabled()
+    look = is_due(problem)
+    problem = replace(problem, compared=look)
     inverse = graphed and isinstance(gradient, Shine) and isinstance(method, Broyden)
-    check = "every pair" if graphed else "a half"
-    watch = Watch(returns == "best", trace, inverse, check, sync_every=sync_every)
+    watch = Watch(returns == "best", trace, inverse, look, sync_every=sync_every)
 
     compile = compile and not is_transformed()
     adjoint: list[Adjoint] = []
@@ -173,6 +175,7 @@ def solve(
                 found = phantom(problem, found, stop, gradient.steps, gradient.damping)
             case OneStep():
                 found = phantom(problem, found, stop, steps=1, damping=1.0)
+    took(problem, found.row_evaluations // max(problem.rows, 1))
     leaves = found.leaves
     if graphed and bool((found.status == Status.DIVERGED).all()):  # or no rows: a loss has a gradient, of nothing
         free = [i for i in problem.layout.measured() if not leaves[i].requires_grad]

@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from homeostat.errors import ContractError
 
@@ -105,8 +106,38 @@ def _fits(signature: inspect.Signature, count: int) -> bool:
 
 def step_owner(step: Any) -> tuple[Any, Any]:
     """What stands for a step in tables of steps: the module, other callable or code that it is, and the part of it."""
-    while isinstance(step, partial) or hasattr(step, "__wrapped__"):
-        step = step.func if isinstance(step, partial) else step.__wrapped__
+    step = _bare(step)[0]
     if isinstance(step, MethodType):
         return step.__self__, step.__func__
     return (step.__code__ if isinstance(step, FunctionType) else step), None
+
+
+def held(step: Any) -> list[Any]:
+    """Tensors, modules and functions that a step is made of beside its code: by a closure, a default or `partial`.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.ones(2)
+        >>> held(partial(lambda z, w: w * z, w=weight))[0] is weight
+        True
+    """
+    step, given = _bare(step)
+    function = step.__func__ if isinstance(step, MethodType) else step
+    if isinstance(function, FunctionType):
+        given += function.__defaults__ or ()
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # not set yet
+                given.append(cell.cell_contents)
+    return [x for x in given if isinstance(x, Tensor | nn.Module | FunctionType)]
+
+
+def _bare(step: Any) -> tuple[Any, list[Any]]:
+    """A step without what was put around it, and the arguments that `partial` gives it."""
+    given = []
+    while isinstance(step, partial) or hasattr(step, "__wrapped__"):
+        if isinstance(step, partial):
+            given += [*step.args, *step.keywords.values()]
+            step = step.func
+        else:
+            step = step.__wrapped__
+    return step, given

@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree
 from homeostat.engine.norms import norm_dtype
 from homeostat.errors import ContractError
 
+_SUMMED = (torch.float32, torch.float64)
+
 Edge = tuple[Node, int]
 
 # Sums of the same numbers that were added up in another order differ by no more than this share of their sizes.
@@ -198,6 +200,10 @@ def _sums(tensor: Tensor, *, sizes: bool = False) -> Tensor:
     The weights are all different: one-hot rows, probabilities and normalised rows have equal plain sums.
     """
     x = tensor.detach()
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if x.ndim == 2 and x.dtype in _SUMMED and x.shape[0] > 1 and not autocast and not sizes:  # most are, in one product
+        return x @ _weights(x.shape[1], x.dtype, x.device)
     if x.is_complex():
         x = torch.view_as_real(x)
     dtype = norm_dtype(x.dtype) if x.is_floating_point() else torch.float64
@@ -206,8 +212,7 @@ def _sums(tensor: Tensor, *, sizes: bool = False) -> Tensor:
     x = x[:, None] if x.ndim == 1 else x.flatten(1)
     x = x.to(dtype)
     weights = _weights(x.shape[1], dtype, x.device)
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if autocast:
         with torch.autocast(kind, enabled=False):
             return (x.abs() if sizes else x) @ weights
     return (x.abs() if sizes else x) @ weights

@@ -26,7 +26,8 @@ from homeostat.engine.backward.recording import Recording
 from homeostat.engine.backward.tape import Tape, present_autocast, record
 from homeostat.engine.backward.vector_function import VectorFunction
 from homeostat.engine.forward.broyden import InverseEstimate
-from homeostat.engine.forward.independence import check_products, is_new
+from homeostat.engine.forward.independence import check_products
+from homeostat.engine.forward.looks import forget, is_new
 from homeostat.engine.forward.run import Run
 from homeostat.engine.gradients import Implicit, Neumann, OnFailure, Shine
 from homeostat.engine.methods import Picard
@@ -124,7 +125,11 @@ def _tied(
     if recording is not None and not recording.reaches_others and not has_tangents(tape.outputs):
         return untied(found, evaluations)
     if recording is not None and is_new(part.problem.step, "products"):
-        check_products(tape.pull, tape.inputs)
+        try:
+            check_products(tape.pull, tape.inputs)
+        except ContractError:
+            forget(part.problem.step)
+            raise
     report_failure("forward", found.status, stop, on_failure)
     link = make(_Adjoint(part, tape, recording, found.status, failed, log))
     return attach(found, part, tape.outputs, evaluations, recording, link)

@@ -6,9 +6,9 @@ right as long as nobody leaves, and the gradient, or the first row that leaves, 
 A half of the rows is evaluated without the other half. Where that gives other values, the batch is evaluated with its
 other rows replaced by copies of one example: what then changes heard of them, and kernels that round differently for
 fewer rows are told apart from that. A dependence of one row on one other is found where the first is in the half and
-the second is not: by a random half with probability 1/4, both ways 1/2; k independent pairs are missed with probability
-(3/4)^k. Where a gradient is asked of a step for the first time, about log2 of the number of rows halves are taken, such
-that every row is without every other one in one of them, so that no pair is missed.
+the second is not. At the first use of a step about log2 of the number of rows halves are taken, such that every row is
+without every other one in one of them, so that no pair is missed. After that it is one random half, with probability
+1/4, both ways 1/2; k independent pairs are missed with probability (3/4)^k.
 """
 
 import itertools
@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,10 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.closures import HINT
+from homeostat.engine.forward.looks import forget, is_new
 from homeostat.engine.nest import select
 from homeostat.engine.norms import noise_floor, row_lengths, row_rms
 from homeostat.engine.problem import Problem
-from homeostat.engine.step_function import step_owner
 from homeostat.errors import ContractError
 
 Rows = NDArray[np.int64]
@@ -38,7 +37,6 @@ _SUSPICIOUS, _CERTAIN = 64, 1e4
 _SAME = 4
 
 _draws = itertools.count()
-_known: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
 
 
 def check_rows(
@@ -47,16 +45,14 @@ def check_rows(
     after: Sequence[Tensor],
     context: Sequence[Any],
     *,
-    thorough: bool,
     noise: bool = False,
 ) -> None:
-    """Take a step again with some of its rows alone.
+    """Take a step again with some of its rows alone: at its first use in several choices, after that in one.
 
     Args:
         problem: the map.
         before, after: leaves of z and f(z) of the rows that are in the batch.
         context: leaves of the context of these rows.
-        thorough: the first time with this step, look at every pair of rows.
         noise: whether a step that gives other values each time is nobody's business: of its rows nothing is said then.
 
     Raises:
@@ -65,9 +61,13 @@ def check_rows(
     rows = np.arange(len(after[0]))
     if len(rows) < 2:
         return
-    with _same_numbers_as_before():
-        for half in halves(rows, thorough=thorough and is_new(problem.step, "values")):
-            _check_half(problem, list(before), list(after), list(context), half, noise)
+    try:
+        with _same_numbers_as_before():
+            for half in halves(rows, thorough=is_new(problem.step, "values")):
+                _check_half(problem, list(before), list(after), list(context), half, noise)
+    except ContractError:
+        forget(problem.step)
+        raise
 
 
 @contextmanager
@@ -102,18 +102,6 @@ def halves(rows: Rows, *, thorough: bool) -> list[Rows]:
     for column, word in enumerate(words):
         table[list(word), column] = True
     return [rows[chosen] for chosen in table if chosen.any()]
-
-
-def is_new(step: Any, what: str) -> bool:
-    """Whether this has not been looked at before for that step."""
-    owner, part = step_owner(step)
-    try:
-        known = _known.setdefault(owner, set())
-    except TypeError:  # not hashable, or without weak references
-        return True
-    new = (part, what) not in known
-    known.add((part, what))
-    return new
 
 
 def _check_half(

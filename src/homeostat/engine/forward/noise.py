@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from homeostat.engine.forward.independence import is_new
+from homeostat.engine.forward.looks import is_new
 from homeostat.engine.forward.run import Run
 from homeostat.engine.norms import noise_floor, row_rms
 from homeostat.engine.problem import Problem

@@ -108,10 +108,9 @@ def _run(problem: Problem, stop: Stop, method: Method, watch: Watch, compile: bo
             test.residual[rows[lost & known]] = to_host(relative)[known[lost]]
         if inverse is not None:
             inverse.add(rows[decision.finished], np.flatnonzero(decision.finished))
-        if watch.check != "no" and not checked:
+        if watch.check and not checked:
             states = record.before[-1], record.after[-1], stepper.context
-            thorough = watch.check == "every pair"
-            check_rows(problem, *states, thorough=thorough, noise=bool(decision.finished.all()))
+            check_rows(problem, *states, noise=bool(decision.finished.all()))
             checked = True
         positions = np.flatnonzero(~decision.finished)
         rows = rows[positions]

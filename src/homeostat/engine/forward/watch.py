@@ -1,7 +1,6 @@
 """What is kept on the way to a solution, where a caller asks for it: the best iterate, and the course of residuals."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ class Watch:
     """Keep the residual of every step."""
     inverse: bool = False
     """Keep Broyden's estimate of the inverse Jacobian."""
-    check: Literal["no", "a half", "every pair"] = "no"
+    check: bool = False
     """Whether rows hear of one another is looked at when the first of them are finished; see `independence`."""
     give_up: bool = False
     """Let go of rows whose residual hardly falls, with the status MAX_STEPS: another method waits for them."""
