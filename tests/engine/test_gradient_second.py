@@ -205,6 +205,22 @@ def test_a_layer_with_parametrised_weights_has_second_derivatives(kind):
         torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("of", ["weight", "context"])
+@pytest.mark.parametrize("how", ["in place", "data", "numpy"])
+def test_weights_that_are_others_at_the_second_derivative(how, of):
+    weight, x = WEIGHT.clone().requires_grad_(), X.clone().requires_grad_()
+    first = torch.autograd.grad(state_of(ADJOINTS[0], x, weight).cos().sum(), (weight, x), create_graph=True)
+    if how == "in place":
+        with torch.no_grad():
+            weight.mul_(0.5)
+    elif how == "data":
+        weight.data.mul_(0.5)
+    else:
+        weight.detach().numpy()[0, 0] += 0.1
+    with pytest.raises(ContractError, match=r"changed before backward"):
+        torch.autograd.grad(first[of == "context"].square().sum(), (weight, x))
+
+
 class _Wrapped(nn.Module):
     def __init__(self, cell: nn.Module) -> None:
         super().__init__()
@@ -407,6 +423,59 @@ def test_vmap_over_what_step_closes_over_is_refused_by_name():
         vmap(one)(BATCH, WEIGHTS)
     with pytest.raises(ContractError, match="vmap that is outside of grad"):
         vmap(grad(lambda x: state_of(ADJOINTS[0], x, WEIGHT).sum()))(BATCH)
+
+
+class _Slots:
+    __slots__ = ("own",)
+
+    def __init__(self, own: Tensor) -> None:
+        self.own = own
+
+
+class _Deep:
+    """Something that gives its tensor out where nobody can look for it."""
+
+    def __init__(self, own: Tensor) -> None:
+        self._all = iter([own] * 10_000)
+
+    @property
+    def own(self) -> Tensor:
+        return next(self._all)
+
+
+def hidden(kind: Any, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    hides = kind(weight)
+    return hs.solve(lambda z, c: torch.tanh(z @ hides.own.T + c), torch.zeros_like(x), x, **options).state
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("kind", [_Slots, _Deep])
+def test_vmap_over_what_step_hides_is_refused_in_one_line(kind, gradients):
+    one = partial(hidden, kind)
+    calls = [
+        lambda: vmap(one)(BATCH, WEIGHTS),
+        lambda: vmap(one, (None, 0))(BATCH[0], WEIGHTS),  # nothing else is mapped over
+        lambda: vmap(partial(one, batched=False))(BATCH[:, 0], WEIGHTS),
+        lambda: grad(lambda w: vmap(one)(BATCH, w).sum())(WEIGHTS),
+        lambda: vmap(grad(lambda w: one(BATCH[0], w).sum()))(WEIGHTS),
+    ]
+    for k, call in enumerate(calls):
+        if kind is _Deep and k == 2:
+            continue  # a row for each weight, beside which it stands: the same as if it had been declared
+        with torch.set_grad_enabled(gradients), pytest.raises(ContractError, match=r"vmap .*Shared") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_vmap_over_declared_parameters_refuses_others_that_are_hidden():
+    def one(x: Tensor, weight: Tensor) -> Tensor:
+        hides, context = _Deep(weight), {"x": x, "w": Shared(weight)}
+        return hs.solve(
+            lambda z, c: torch.tanh(z @ c["w"].T @ hides.own.T + c["x"]), torch.zeros_like(x), context
+        ).state
+
+    with pytest.raises(ContractError, match="vmap"):
+        vmap(one)(BATCH, WEIGHTS)
 
 
 def test_parameters_of_a_module_are_tangents_too():

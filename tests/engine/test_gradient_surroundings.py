@@ -211,19 +211,49 @@ def test_checkpoints_under_func_say_that_they_cannot():
         grad(lambda x: Layer(Unrolled(checkpoint=True))(x).sum())(X)
 
 
-@pytest.mark.parametrize("gradient", MODES)
-def test_gradients_in_batches_are_right_or_raise(gradient):
+@pytest.mark.parametrize("gradient", [*MODES, Unrolled(checkpoint=True)])
+def test_gradients_in_batches_are_those_one_by_one(gradient):
     layer = Layer(gradient)
     x = X.clone().requires_grad_()
     state = layer(x)
     basis = torch.eye(12, dtype=F64).view(12, 3, 4)
-    try:
-        (found,) = torch.autograd.grad(state, x, basis, is_grads_batched=True, retain_graph=True)
-    except RuntimeError:
-        return
+    inputs = [x, *layer.parameters()]
+    found = torch.autograd.grad(state, inputs, basis, is_grads_batched=True, retain_graph=True)
     for k in (0, 11):
-        (wanted,) = torch.autograd.grad(state, x, basis[k], retain_graph=True)
-        torch.testing.assert_close(found[k], wanted, rtol=1e-9, atol=1e-11)
+        wanted = torch.autograd.grad(state, inputs, basis[k], retain_graph=True)
+        for batch, one in zip(found, wanted, strict=True):
+            torch.testing.assert_close(batch[k], one, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own, of forward mode
+@pytest.mark.parametrize("gradient", MODES)
+def test_vectorised_jacobians_are_those_row_by_row(gradient):
+    layer = Layer(gradient)
+    wanted = torch.autograd.functional.jacobian(layer, X[:1])
+    torch.testing.assert_close(torch.autograd.functional.jacobian(layer, X[:1], vectorize=True), wanted)
+    if gradient == Unrolled(last=3):
+        return  # a truncation has no tangents
+    forward = torch.autograd.functional.jacobian(layer, X[:1], vectorize=True, strategy="forward-mode")
+    torch.testing.assert_close(forward, wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own, of forward mode
+@pytest.mark.parametrize("gradient", MODES)
+def test_vectorised_hessians_are_those_row_by_row_or_refused(gradient):
+    layer = Layer(gradient)
+
+    def loss(x: Tensor) -> Tensor:
+        return layer(x).cos().sum()
+
+    if gradient == Neumann():
+        with pytest.raises(RuntimeError, match="Neumann has no second derivative"):
+            torch.autograd.functional.hessian(loss, X[:1], vectorize=True)
+        return
+    wanted = torch.autograd.functional.hessian(loss, X[:1])
+    torch.testing.assert_close(torch.autograd.functional.hessian(loss, X[:1], vectorize=True), wanted)
+    if gradient in EXACT:
+        with pytest.raises(ContractError, match="forward-mode"):
+            torch.autograd.functional.hessian(loss, X[:1], vectorize=True, outer_jacobian_strategy="forward-mode")
 
 
 # Several processes
