@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from homeostat.engine.forward.looks import is_new
 from homeostat.engine.forward.run import Run
 from homeostat.engine.norms import noise_floor, row_rms
 from homeostat.engine.problem import Problem
@@ -28,7 +27,7 @@ def random_numbers(device: torch.device) -> list[Tensor]:
 
 
 def name_noise(problem: Problem, stop: Stop, found: Run, before: list[Tensor]) -> None:
-    """Warn, once a step, where no row came to an end and the step draws new numbers at every evaluation.
+    """Warn where no row came to an end and the step draws new numbers at every evaluation.
 
     Where rows leave, they are compared with one another, and noise shows there.
 
@@ -42,9 +41,7 @@ def name_noise(problem: Problem, stop: Stop, found: Run, before: list[Tensor]) -
         return
     device = problem.state[0].device
     numbers = random_numbers(device)
-    if all(torch.equal(new, old) for new, old in zip(numbers, before, strict=True)) or not is_new(
-        problem.step, "noise"
-    ):
+    if all(torch.equal(new, old) for new, old in zip(numbers, before, strict=True)):
         return
     state = [x.detach() for x in found.leaves]
     try:
