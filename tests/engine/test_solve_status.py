@@ -262,11 +262,12 @@ def test_a_map_with_a_fixed_point_within_reach_stops_where_the_formula_says(rate
 
 
 def test_states_that_are_filled_entry_by_entry_converge_when_they_are_full():
-    # f(z) - z keeps its size here too, while the state grows, but as a square root.
+    # f(z) - z keeps its size here too, one entry, and is 6 % of the state where half of the entries are still missing.
     length = 500
     entry = torch.ones(1, 1, dtype=F64)
     found = solve(
         lambda z, c: torch.cat([c, z[:, :-1]], 1), torch.zeros(1, length, dtype=F64), entry, stop=Stop(6e-2, 0.0, 900)
     )
     assert found.status.item() == Status.CONVERGED
-    assert found.steps.item() == 278  # 1 / sqrt(k) <= 6e-2
+    assert torch.equal(found.state, torch.ones(1, length, dtype=F64))
+    assert found.steps.item() == length + 1

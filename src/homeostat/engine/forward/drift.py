@@ -1,10 +1,10 @@
 """Recognising rows that drift: f(z) - z keeps its size while the state grows by it, as in z <- z + c.
 
 Such a map has no fixed point, and yet f(z) - z gets small beside the state after 1 / rtol steps. Nothing but the growth
-makes it so, and that is what is looked at: the residual is the same, to a thousandth, as at two multiples of 16 steps
-before, and the size of the state has grown steadily. A map that converges has a residual which falls; where it falls so
-slowly that it passes for the same, and the state still grows, the fixed point is ten times as far away as the state is
-large, or farther.
+makes it so, and that is what is looked at: over at least half of the steps the residual is the same to a thousandth,
+and the size of the state has grown steadily. A map that converges has a residual which falls. Where that passes for the
+same, the state must have grown by ten times the share by which the residual may have fallen, rounding included: the
+fixed point is then ten times as far away as the state is large, or farther. What is not sure is left as it is.
 """
 
 import numpy as np
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from homeostat.engine.forward.record import Mask, Record, Table
 
 _SAME = 1e-3
-# Growth of the state that the residual explains, as a share of the way that undamped steps would have gone.
+# Growth of the state, as a share of the way that undamped steps would have gone.
 _STEADY = 0.05
 # Growth in units of the fall of the residual: how far away the fixed point is, in sizes of the state.
 _FAR = 10
+_FIRST = 16
 
 
 class DriftTest:
@@ -31,13 +32,15 @@ class DriftTest:
         self._marks: list[tuple[int, list[NDArray[np.float64]], list[NDArray[np.float64]]]] = []
 
     def mark(self, end: int, changes: list[Table], sizes: list[NDArray[np.float64]]) -> None:
-        """Remember a step, every 16 steps.
+        """Remember a step where its number is 16 times a power of two.
 
         Args:
             end: its number.
             changes: RMS of f(z) - z, `(steps, rows)` of each leaf; the last step counts.
             sizes: RMS of f(z) at that step, `(rows,)` of each leaf.
         """
+        if end < _FIRST or end & (end - 1):
+            return
         self._marks = [*self._marks[-2:], (end, [change[-1] for change in changes], sizes)]
 
     def observe(self, record: Record, changes: list[Table], sizes: list[Table]) -> Mask | None:
@@ -57,7 +60,7 @@ class DriftTest:
             rounding = self._noise * size / now
             room = (_SAME + rounding) * now
             same = (np.abs(now - first) <= room) & (np.abs(second - first) <= room)
-            growth, fall = size / start - 1, 1 - now / first - rounding
+            growth, fall = size / start - 1, np.maximum(1 - now / first, 0) + rounding
             found.append(same & (growth >= _STEADY * steps * now / size) & (growth >= _FAR * fall) & (now > 0))
         return np.any(found, 0)
 
