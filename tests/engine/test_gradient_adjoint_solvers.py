@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -18,10 +19,6 @@ solve = partial(hs.solve, method=hs.Picard())
 F64 = torch.float64
 METHODS = [Picard(), Picard(damping=0.7), Anderson(), GMRES(), GMRES(restart=3), NormalCG()]
 KRYLOV = [GMRES(), NormalCG()]
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def pulled(matrices: Tensor, g: Tensor, method, stop: Stop, on_failure="warn"):

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -23,10 +24,6 @@ F64 = torch.float64
 TIGHT = Stop(1e-14, 0.0, 1000)
 CHEAP = [OneStep(), Phantom(), Phantom(steps=3, damping=1.0), Neumann(), Neumann(terms=1)]
 ALL = [*CHEAP, Implicit(), Implicit(on_failure="fallback"), Unrolled(), Unrolled(checkpoint=True), Unrolled(last=2)]
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 MATRIX = random(0, 4, 4) * 0.3

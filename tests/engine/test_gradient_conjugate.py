@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -14,10 +15,6 @@ from homeostat.errors import ConvergenceError, ConvergenceWarning
 
 F64 = torch.float64
 solve = partial(hs.solve, method=hs.Picard())
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def spd(seed: int, conditions: list[float], n: int) -> Tensor:

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from benchmarks.systems import FAMILIES, System, random_system
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -14,10 +15,6 @@ from homeostat.errors import ConvergenceError, ConvergenceWarning
 
 F64 = torch.float64
 STOP = Stop(1e-9, max_steps=500)
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def pulled(matrices: Tensor, g: Tensor, gradient: Implicit):

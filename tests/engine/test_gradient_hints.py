@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -14,10 +15,6 @@ DEFAULT = Implicit().method
 STOP = Stop(1e-9, max_steps=500)
 METHODS = [Picard(), Anderson(), GMRES(), NormalCG(), DEFAULT]
 PRECONDITIONED = [Picard(), Picard(damping=0.7), Anderson(), GMRES(), DEFAULT]
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def step(z: Tensor, c: tuple[Tensor, Tensor]) -> Tensor:
@@ -199,3 +196,41 @@ def test_a_diagonal_preconditioner_helps_a_badly_scaled_system() -> None:
     torch.testing.assert_close(u, dense(matrices, g), rtol=1e-6, atol=1e-6)
     assert int(better.steps) < 0.5 * int(plain.steps)
     assert better.method.tolist() == [AdjointSolver.GMRES]
+
+
+@pytest.mark.parametrize("name", ["start", "preconditioner"])
+def test_a_function_that_closes_over_a_batch_is_named(name: str) -> None:
+    # Rows leave before the last of them is solved; a start gets only those whose gradient is finite.
+    matrices, g = contractions(8, 8), random(15, 8, 8)
+    scales = torch.ones(8, 8, dtype=F64)
+    if name == "start":
+        g[3, 0] = torch.inf
+    with pytest.raises(ContractError, match=rf"{name} closes over scales \(8, 8\)"):
+        pulled(matrices, g, Implicit(GMRES(restart=2), STOP, **{name: lambda v, _: v * scales}))
+
+
+class _Mixing(torch.autograd.Function):
+    """The state as it is, whose gradient mixes the rows from some moment on."""
+
+    mixes = False
+
+    @staticmethod
+    def forward(ctx, z: Tensor) -> Tensor:
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> Tensor:
+        return g + 0.01 * g.mean(0) if _Mixing.mixes else g
+
+
+def test_rows_that_hear_of_one_another_in_the_adjoint_are_named_without_the_engines_insides(monkeypatch) -> None:
+    rate = torch.tensor([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.05, 0.2], dtype=F64)[:, None]
+    weight = torch.tensor(0.9, dtype=F64, requires_grad=True)
+    state = hs.solve(
+        lambda z, c: torch.tanh(weight * c * _Mixing.apply(z) + c), torch.zeros(8, 4, dtype=F64), rate,
+        stop=Stop(1e-12), gradient=Implicit(Picard(), Stop(1e-12)),
+    ).state  # fmt: skip
+    monkeypatch.setattr(_Mixing, "mixes", True)
+    with pytest.raises(ContractError, match="a gradient of other rows reaches row") as caught:
+        state.sum().backward()
+    assert not hasattr(caught.value, "__notes__")

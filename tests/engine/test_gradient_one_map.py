@@ -345,3 +345,34 @@ def test_a_step_that_fails_after_the_solve(method):
     state.sum().backward()
     assert weight.grad is not None
     assert weight.grad.item() == pytest.approx(float((4 * RATES / (1 - 0.9 * RATES) ** 2).sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", [Picard(), Anderson(), Broyden()], ids=str)
+@pytest.mark.parametrize("gradient", MODES, ids=str)
+def test_a_step_that_becomes_another_one_during_the_solve(gradient, method):
+    # What it has become is solved and differentiated; checkpoints of what it was can only refuse.
+    if isinstance(gradient, Shine) and method != Broyden():
+        return
+    weight, calls = torch.tensor(0.9, dtype=F64, requires_grad=True), [0]
+    context = {"x": X, "rate": RATES.clamp(min=0.3)}  # no row is finished before
+
+    def step(z: Tensor, c: dict[str, Tensor]) -> Tensor:
+        calls[0] += 1
+        gain = 0.5 if calls[0] <= 6 else 1.0
+        return torch.tanh(gain * weight * c["rate"] * z + c["x"])
+
+    def one(before: int) -> tuple[Tensor, Tensor]:
+        calls[0] = before
+        start = torch.zeros(8, 4, dtype=F64)
+        state = hs.solve(step, start, context, method=method, stop=TIGHT, gradient=gradient).state
+        return state.detach(), torch.autograd.grad(loss_of(state), weight)[0]
+
+    state, wanted = one(100)
+    if gradient == Unrolled(checkpoint=True):
+        with pytest.raises(ContractError, match="takes the steps again"):
+            one(0)
+        return
+    found = one(0)
+    torch.testing.assert_close(found[0], state, rtol=1e-6, atol=1e-7)  # the last steps of a truncation are plain ones
+    if gradient != Shine():  # whose inverse is of all steps
+        torch.testing.assert_close(found[1], wanted, rtol=1e-6, atol=1e-9)

@@ -85,6 +85,19 @@ def test_failures_warn_with_counts_at_the_callers_line():
     assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("on_failure", ["warn", "mask", "raise"])
+def test_what_diverges_is_told_what_may_help(on_failure):
+    weight = parameter(1.0)
+    with pytest.raises(ConvergenceError) if on_failure == "raise" else pytest.warns(ConvergenceWarning) as caught:
+        solve(quadratic(weight), torch.zeros(3, 2, dtype=F64), MIXED, gradient=Implicit(on_failure=on_failure))
+    said = str(caught.value if on_failure == "raise" else caught[0].message)
+    assert all(word in said for word in ("damping", "step size", "spectral"))
+    slow = torch.tensor([[0.999]], dtype=F64)
+    with pytest.warns(ConvergenceWarning) as caught:
+        solve(lambda z, c: weight * c * z + 1, torch.zeros(1, 2, dtype=F64), slow, stop=Stop(1e-9))
+    assert "damping" not in str(caught[0].message)  # it did not diverge
+
+
 def test_failures_raise_where_asked():
     weight = parameter(1.0)
     gradient = Implicit(on_failure="raise")
@@ -113,6 +126,8 @@ def test_an_unconverged_adjoint_warns_and_says_so_on_the_solution():
     assert adjoint.residual[0] <= 1e-8 < adjoint.residual[1]
     assert not any(x.requires_grad for x in (adjoint.steps, adjoint.residual, adjoint.status))
     assert "MAX_STEPS" in repr(adjoint)
+    assert "1 row finished by Picard" in repr(adjoint)
+    assert "1 row best by Picard" in repr(adjoint)
     assert weight.grad is not None
 
 

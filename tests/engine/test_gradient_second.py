@@ -1,18 +1,17 @@
 """Second derivatives, forward mode, `vmap`, and gradients where a model is compiled: against differences and loops."""
 
 import itertools
-import os
 import warnings
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from two_processes import in_two_processes
 
 import homeostat as hs
 from homeostat import Implicit, Shared, Stop, Unrolled
@@ -24,10 +23,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 F64 = torch.float64
 TIGHT = Stop(1e-13, 0.0, 20_000)
 ADJOINTS = [Implicit(stop=TIGHT), *(Implicit(m, TIGHT) for m in (Picard(), Anderson(), GMRES(), NormalCG()))]
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def scaled(matrix: Tensor, norm: float) -> Tensor:
@@ -208,6 +203,22 @@ def test_a_layer_with_parametrised_weights_has_second_derivatives(kind):
         found.append(torch.autograd.grad(sum(g.square().sum() for g in grads), list(cell.parameters())))
     for got, wanted in zip(*found, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("of", ["weight", "context"])
+@pytest.mark.parametrize("how", ["in place", "data", "numpy"])
+def test_weights_that_are_others_at_the_second_derivative(how, of):
+    weight, x = WEIGHT.clone().requires_grad_(), X.clone().requires_grad_()
+    first = torch.autograd.grad(state_of(ADJOINTS[0], x, weight).cos().sum(), (weight, x), create_graph=True)
+    if how == "in place":
+        with torch.no_grad():
+            weight.mul_(0.5)
+    elif how == "data":
+        weight.data.mul_(0.5)
+    else:
+        weight.detach().numpy()[0, 0] += 0.1
+    with pytest.raises(ContractError, match=r"changed before backward"):
+        torch.autograd.grad(first[of == "context"].square().sum(), (weight, x))
 
 
 class _Wrapped(nn.Module):
@@ -414,6 +425,59 @@ def test_vmap_over_what_step_closes_over_is_refused_by_name():
         vmap(grad(lambda x: state_of(ADJOINTS[0], x, WEIGHT).sum()))(BATCH)
 
 
+class _Slots:
+    __slots__ = ("own",)
+
+    def __init__(self, own: Tensor) -> None:
+        self.own = own
+
+
+class _Deep:
+    """Something that gives its tensor out where nobody can look for it."""
+
+    def __init__(self, own: Tensor) -> None:
+        self._all = iter([own] * 10_000)
+
+    @property
+    def own(self) -> Tensor:
+        return next(self._all)
+
+
+def hidden(kind: Any, x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+    hides = kind(weight)
+    return hs.solve(lambda z, c: torch.tanh(z @ hides.own.T + c), torch.zeros_like(x), x, **options).state
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("kind", [_Slots, _Deep])
+def test_vmap_over_what_step_hides_is_refused_in_one_line(kind, gradients):
+    one = partial(hidden, kind)
+    calls = [
+        lambda: vmap(one)(BATCH, WEIGHTS),
+        lambda: vmap(one, (None, 0))(BATCH[0], WEIGHTS),  # nothing else is mapped over
+        lambda: vmap(partial(one, batched=False))(BATCH[:, 0], WEIGHTS),
+        lambda: grad(lambda w: vmap(one)(BATCH, w).sum())(WEIGHTS),
+        lambda: vmap(grad(lambda w: one(BATCH[0], w).sum()))(WEIGHTS),
+    ]
+    for k, call in enumerate(calls):
+        if kind is _Deep and k == 2:
+            continue  # a row for each weight, beside which it stands: the same as if it had been declared
+        with torch.set_grad_enabled(gradients), pytest.raises(ContractError, match=r"vmap .*Shared") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_vmap_over_declared_parameters_refuses_others_that_are_hidden():
+    def one(x: Tensor, weight: Tensor) -> Tensor:
+        hides, context = _Deep(weight), {"x": x, "w": Shared(weight)}
+        return hs.solve(
+            lambda z, c: torch.tanh(z @ c["w"].T @ hides.own.T + c["x"]), torch.zeros_like(x), context
+        ).state
+
+    with pytest.raises(ContractError, match="vmap"):
+        vmap(one)(BATCH, WEIGHTS)
+
+
 def test_parameters_of_a_module_are_tangents_too():
     cell = nn.Linear(5, 5, dtype=F64)
     with torch.no_grad():
@@ -519,19 +583,13 @@ def test_a_compiled_net_does_not_trace_the_engine():
 RANKS = [Implicit(stop=TIGHT), Unrolled(), OneStep()]
 
 
-def _train(rank: int, folder: Path) -> None:
-    address, limit = f"file://{folder / 'meeting'}", timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=limit)
-    warnings.simplefilter("ignore")
+def _train(rank: int) -> list[Tensor]:
     found = []
     for gradient in RANKS:
         layer = nn.parallel.DistributedDataParallel(_Explosive(gradient))
         layer(rank).square().sum().backward()
         found += [p.grad for p in layer.parameters()]
-    torch.save(found, folder / f"{rank}.part")
-    (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    os._exit(0)  # leaving a group in an orderly way can take for ever
+    return found
 
 
 class _Explosive(nn.Module):
@@ -551,16 +609,7 @@ class _Explosive(nn.Module):
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_one_process_whose_rows_all_diverge_does_not_hold_up_the_others(tmp_path):
-    spawn = torch.multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_train, args=(rank, tmp_path), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
-        process.join()
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for found in in_two_processes(_train, tmp_path):
         for got, gradient in zip(found, RANKS, strict=True):
             good = _Explosive(gradient)
             good(0).square().sum().backward()

@@ -1,18 +1,16 @@
 """Gradients in what people put around them: modules, copies, files, threads, processes, transforms."""
 
 import copy
-import os
 import pickle
 import threading
 import warnings
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev
+from two_processes import in_two_processes
 
 import homeostat as hs
 from homeostat import Carry, Implicit, Shared, Stop, Unrolled
@@ -213,47 +211,63 @@ def test_checkpoints_under_func_say_that_they_cannot():
         grad(lambda x: Layer(Unrolled(checkpoint=True))(x).sum())(X)
 
 
-@pytest.mark.parametrize("gradient", MODES)
-def test_gradients_in_batches_are_right_or_raise(gradient):
+@pytest.mark.parametrize("gradient", [*MODES, Unrolled(checkpoint=True)])
+def test_gradients_in_batches_are_those_one_by_one(gradient):
     layer = Layer(gradient)
     x = X.clone().requires_grad_()
     state = layer(x)
     basis = torch.eye(12, dtype=F64).view(12, 3, 4)
-    try:
-        (found,) = torch.autograd.grad(state, x, basis, is_grads_batched=True, retain_graph=True)
-    except RuntimeError:
-        return
+    inputs = [x, *layer.parameters()]
+    found = torch.autograd.grad(state, inputs, basis, is_grads_batched=True, retain_graph=True)
     for k in (0, 11):
-        (wanted,) = torch.autograd.grad(state, x, basis[k], retain_graph=True)
-        torch.testing.assert_close(found[k], wanted, rtol=1e-9, atol=1e-11)
+        wanted = torch.autograd.grad(state, inputs, basis[k], retain_graph=True)
+        for batch, one in zip(found, wanted, strict=True):
+            torch.testing.assert_close(batch[k], one, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own, of forward mode
+@pytest.mark.parametrize("gradient", MODES)
+def test_vectorised_jacobians_are_those_row_by_row(gradient):
+    layer = Layer(gradient)
+    wanted = torch.autograd.functional.jacobian(layer, X[:1])
+    torch.testing.assert_close(torch.autograd.functional.jacobian(layer, X[:1], vectorize=True), wanted)
+    if gradient == Unrolled(last=3):
+        return  # a truncation has no tangents
+    forward = torch.autograd.functional.jacobian(layer, X[:1], vectorize=True, strategy="forward-mode")
+    torch.testing.assert_close(forward, wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own, of forward mode
+@pytest.mark.parametrize("gradient", MODES)
+def test_vectorised_hessians_are_those_row_by_row_or_refused(gradient):
+    layer = Layer(gradient)
+
+    def loss(x: Tensor) -> Tensor:
+        return layer(x).cos().sum()
+
+    if gradient == Neumann():
+        with pytest.raises(RuntimeError, match="Neumann has no second derivative"):
+            torch.autograd.functional.hessian(loss, X[:1], vectorize=True)
+        return
+    wanted = torch.autograd.functional.hessian(loss, X[:1])
+    torch.testing.assert_close(torch.autograd.functional.hessian(loss, X[:1], vectorize=True), wanted)
+    if gradient in EXACT:
+        with pytest.raises(ContractError, match="forward-mode"):
+            torch.autograd.functional.hessian(loss, X[:1], vectorize=True, outer_jacobian_strategy="forward-mode")
 
 
 # Several processes
 
 
-def _train(rank: int, folder: Path) -> None:
-    address, limit = f"file://{folder / 'meeting'}", timedelta(seconds=60)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2, timeout=limit)
+def _train(rank: int) -> list[Tensor]:
     layer = nn.parallel.DistributedDataParallel(Layer(Implicit(method=Picard(), stop=TIGHT)))
     layer(X * (rank + 1)).square().sum().backward()
-    torch.save([p.grad for p in layer.parameters()], folder / f"{rank}.part")
-    (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
-    torch.distributed.barrier()
-    os._exit(0)  # leaving a group in an orderly way can take for ever
+    return [p.grad for p in layer.parameters() if p.grad is not None]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_distributed_data_parallel(tmp_path):
-    spawn = torch.multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_train, args=(rank, tmp_path), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-        process.kill()
-        process.join()
     layer = Layer(Implicit(method=Picard(), stop=TIGHT))
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+    for found in in_two_processes(_train, tmp_path):
         for got, one, two in zip(found, gradients(layer), gradients(layer, 2 * X), strict=True):
             torch.testing.assert_close(got, (one + two) / 2, rtol=1e-12, atol=1e-14)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -60,10 +61,6 @@ def check(
             got = torch.stack([(found[k] * d).sum() for d in directions])
             error = (got - wanted).norm() / wanted.norm()
             assert error <= tolerance, f"{name}, loss {which}: {got.tolist()} for {wanted.tolist()}"
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def scaled(matrix: Tensor, norm: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 from homeostat import CG, GMRES, Anderson, NormalCG, Picard, Status, Stop
@@ -11,10 +12,6 @@ from homeostat.engine.backward.tape import present_autocast, record
 from homeostat.engine.problem import Problem
 
 F64 = torch.float64
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def products(matrices: Tensor) -> JacobianRows:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import math
+import warnings
 import weakref
 
 import pytest
@@ -133,6 +134,92 @@ def test_dropout_that_does_nothing_is_not_warned_of(drop):
     hs.solve(cell, torch.zeros(2, 6), torch.randn(2, 6))
     cell.norm.train(drop.p == 0)
     hs.solve(cell, torch.zeros(2, 6), torch.randn(2, 6)).state.sum().backward()
+
+
+NOISE = {
+    "dropout": lambda z: nn.functional.dropout(torch.tanh(0.5 * z + 1), 0.5),
+    "numbers": lambda z: torch.tanh(0.5 * z + torch.randn_like(z)),
+}
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("kind", NOISE)
+def test_noise_that_lets_no_row_finish_is_called_noise(kind, method, batched, grad):
+    torch.manual_seed(0)
+    weight = torch.ones(16, requires_grad=True)
+
+    def step(z):
+        return NOISE[kind](z * weight)
+
+    with torch.set_grad_enabled(grad), pytest.warns(ConvergenceWarning) as seen:
+        found = hs.solve(step, torch.zeros(4, 16), method=method, batched=batched, stop=Stop(max_steps=60))
+    assert (found.status == Status.MAX_STEPS).all()
+    assert any("random numbers" in str(warning.message) for warning in seen)
+
+
+def test_only_noise_is_called_noise():
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        drawn = torch.randn(4, 16)
+        steps = {
+            "slow": lambda z: 0.999 * z + 1,
+            "drawn and dropped": lambda z: 0.999 * z + 1 + 0 * torch.randn_like(z),
+            "drawn before": lambda z: 0.999 * z + drawn,
+        }
+        for step in steps.values():
+            found = hs.solve(step, torch.zeros(4, 16), method=Picard(), stop=Stop(max_steps=9), batched=False)
+            assert (found.status == Status.MAX_STEPS).all()
+        noisy = lambda z: 0.5 * z + torch.randn_like(z)  # noqa: E731
+        hs.solve(noisy, torch.zeros(4, 16), stop=Stop(rtol=0, max_steps=9))  # was not asked to come to an end
+
+
+def test_naming_noise_draws_no_numbers():
+    def after(step):
+        torch.manual_seed(3)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            hs.solve(step, torch.zeros(4, 16), method=Picard(), stop=Stop(max_steps=5), batched=False)
+        return torch.rand(1)
+
+    def step(z):
+        return 0.5 * z + torch.randn_like(z)
+
+    torch.manual_seed(3)
+    for _ in range(5):
+        torch.randn(4, 16)
+    wanted = torch.rand(1)
+    assert torch.equal(after(step), wanted)
+
+
+# Dtypes that do not fit
+
+
+class Mixed(nn.Module):
+    def __init__(self, make, dtype) -> None:
+        super().__init__()
+        self.inner = make(4, 4, **({} if make is nn.Linear else {"kernel_size": 1}), dtype=dtype)
+
+    def forward(self, z, x):
+        return torch.tanh(0.5 * self.inner(z) + x)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("make", [nn.Linear, nn.Conv1d])
+def test_a_state_and_weights_of_two_dtypes_are_both_named(make, method):
+    shape = (2, 4) if make is nn.Linear else (2, 4, 3)
+    for state, weights in ((F64, torch.float32), (torch.float32, F64)):
+        with pytest.raises(ContractError) as caught:
+            hs.solve(
+                Mixed(make, weights), torch.zeros(shape, dtype=state), torch.zeros(shape, dtype=state), method=method
+            )
+        for part in ("state is " + str(state)[6:], "weight is " + str(weights)[6:]):
+            assert part in str(caught.value)
+        assert "\n" not in str(caught.value)
+    weight = torch.eye(4)
+    with pytest.raises(ContractError, match=r"state is float64, weight is float32"):
+        hs.solve(lambda z: torch.tanh(weight @ z), torch.zeros(4, dtype=F64), method=method, batched=False)
 
 
 # Options

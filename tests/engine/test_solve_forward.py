@@ -16,10 +16,7 @@ solve = partial(hs.solve, method=hs.Picard())
 F64 = torch.float64
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def contraction(seed: int, size: int, norm: float) -> tuple[Tensor, Tensor]:

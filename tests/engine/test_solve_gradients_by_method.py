@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -15,10 +16,6 @@ from homeostat.errors import ContractError
 F64 = torch.float64
 TIGHT = Stop(rtol=1e-13, max_steps=5000)
 METHODS = [Picard(), Picard(damping=0.7), Anderson(), Anderson(memory=2, damping=0.8), Broyden(), Broyden(memory=3)]
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def slope(value: Callable[[Tensor], Tensor], at: Tensor, direction: Tensor, width: float = 0.01) -> float:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 from torch.nn.functional import conv2d
 
@@ -18,14 +19,7 @@ ACCELERATED = [
 NAMES = ("state", "steps", "residual", "status")
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 # Right answers

@@ -1,6 +1,7 @@
 """Options refuse nonsense when they are made, and every one can be made bare."""
 
 import dataclasses
+import inspect
 import json
 import math
 
@@ -144,3 +145,21 @@ def test_status_values_are_fixed():
         "DIVERGED": 4,
         "STOPPED": 5,
     }
+
+
+@pytest.mark.parametrize(
+    ("option", "home"),
+    [
+        ("rtol", r"stop=hs\.Stop\(rtol="), ("tol", r"stop=hs\.Stop\(rtol="), ("atol", r"stop=hs\.Stop\(atol="),
+        ("max_steps", r"stop=hs\.Stop\(max_steps="), ("max_iter", r"stop=hs\.Stop\(max_steps="),
+        ("memory", r"method=hs\.Anderson\(memory="), ("on_failure", r"gradient=hs\.Implicit\(on_failure="),
+    ],
+)  # fmt: skip
+def test_an_option_in_the_wrong_place_is_told_the_right_one(option, home):
+    for call in (hs.solve, hs.solve_stream):
+        with pytest.raises(TypeError, match=home):
+            call(lambda z, c: z, torch.zeros(1, 1), **{option: 1})
+
+
+def test_the_signature_is_that_of_solve():
+    assert list(inspect.signature(hs.solve).parameters)[:3] == ["step", "state", "context"]

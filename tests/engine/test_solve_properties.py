@@ -26,10 +26,7 @@ SIZE = 5
 KINDS = {"linear": 0, "tanh": 1, "expands": 2, "cycles": 3, "explodes": 4}
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def context_of(examples) -> tuple[Tensor, Tensor, Tensor]:

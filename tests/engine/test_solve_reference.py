@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -13,10 +14,7 @@ F64 = torch.float64
 LOOKS = (1, 2, 3, 7, 16, 100)
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def rms(x: Tensor) -> float:
@@ -52,10 +50,6 @@ def one_row(step, state: list[Tensor], context, *, rtol: float, atol: float, lim
 
 
 ROWS = 9
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def linear(seed: int):

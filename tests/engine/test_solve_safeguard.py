@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -15,14 +16,7 @@ from homeostat.engine.forward.broyden import BroydenUpdates
 F64 = torch.float64
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def anderson_alone(step, state: Tensor, context: Tensor, steps: int) -> list[float]:

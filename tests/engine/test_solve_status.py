@@ -16,10 +16,7 @@ solve = partial(hs.solve, method=hs.Picard())
 F64 = torch.float64
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -206,3 +203,71 @@ def test_nothing_overflows_or_vanishes_into_convergence():
     solution = solve(lambda z, s: -z + s, torch.zeros(3, 4), scale, stop=Stop(1e-4, 0.0, 20))
     assert solution.status.tolist() == [Status.MAX_STEPS] * 3
     assert (solution.residual >= 1).all()
+
+
+# Drift: a residual that looks small beside a state that grows
+
+
+@pytest.mark.parametrize("method", [hs.Picard(), hs.Picard(0.5), hs.Picard(0.1), hs.Anderson(), hs.Broyden()], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("rtol", [1e-2, 3e-3])
+def test_a_map_without_a_fixed_point_does_not_converge_by_growing(rtol, dtype, method):
+    shift = torch.tensor([[1.0, -2.0, 0.3], [5.0, 5.0, 5.0]], dtype=dtype)
+    stop = Stop(rtol, 0.0, int(1.3 / rtol / getattr(method, "damping", 1.0)))
+    for every in (None, 7) if rtol == 1e-2 else (None,):
+        found = hs.solve(lambda z, c: z + c, torch.zeros_like(shift), shift, method=method, stop=stop, sync_every=every)
+        assert found.status.tolist() == [Status.MAX_STEPS] * 2
+        assert (found.residual < rtol).all()  # otherwise this test shows nothing
+
+
+def test_a_leaf_that_drifts_keeps_its_row_and_no_other_from_converging():
+    matrix = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=F64))[0]
+    rate = torch.tensor([1.0, 0.9, 0.5, 0.3, 0.1, 0.0], dtype=F64)
+    system = matrix @ torch.diag(rate) @ matrix.T  # one eigenvalue is 1
+    away, along = matrix[:, 1:].sum(1), matrix[:, 0]
+    shift = torch.stack([away, away + along])
+    start = (torch.zeros(2, 6, dtype=F64), torch.zeros(2, 1, dtype=F64))
+    found = solve(lambda s, c: (s[0] @ system.T + c, 0.5 * s[1] + 1), start, shift, stop=Stop(1e-2, 0.0, 2000))
+    assert found.status.tolist() == [Status.CONVERGED, Status.MAX_STEPS]
+
+
+def test_a_drift_that_comes_to_its_end_converges_there():
+    cap = torch.full((1, 3), 400.0, dtype=F64)
+    for every in (None, 1, 5):
+        found = solve(
+            lambda z, c: torch.minimum(z + 1, c), torch.zeros(1, 3, dtype=F64), cap, stop=Stop(1e-2, 0.0, 900),
+            sync_every=every,
+        )  # fmt: skip
+        assert found.status.item() == Status.CONVERGED
+        assert found.steps.item() == 401
+        assert torch.equal(found.state, cap)
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.99, 0.999, 0.9999, -0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_a_map_with_a_fixed_point_within_reach_stops_where_the_formula_says(rate, dtype):
+    shift = torch.tensor([[1.0, 2.0]], dtype=dtype)
+    for rtol in (3e-2, 1e-3, 3e-4, 1e-5):
+        if rtol > 10 * (1 - rate):
+            continue  # the fixed point is ten times as far away as the state is large
+        if dtype == torch.float32 and rtol < 1e3 * torch.finfo(dtype).eps / (1 - abs(rate)):
+            continue  # rounding
+        found = solve(lambda z, c: rate * z + c, torch.zeros(1, 2, dtype=dtype), shift, stop=Stop(rtol, 0.0, 200_000))
+        assert found.status.item() == Status.CONVERGED
+        z, steps, size = 0.0, 0, 0.0
+        while steps == 0 or size > rtol:
+            after = rate * z + 1
+            size, z, steps = abs(after - z) / abs(after), after, steps + 1
+        assert abs(found.steps.item() - steps) <= (1 if dtype == F64 else 0.01 * steps)
+
+
+def test_states_that_are_filled_entry_by_entry_converge_when_they_are_full():
+    # f(z) - z keeps its size here too, one entry, and is 6 % of the state where half of the entries are still missing.
+    length = 500
+    entry = torch.ones(1, 1, dtype=F64)
+    found = solve(
+        lambda z, c: torch.cat([c, z[:, :-1]], 1), torch.zeros(1, length, dtype=F64), entry, stop=Stop(6e-2, 0.0, 900)
+    )
+    assert found.status.item() == Status.CONVERGED
+    assert torch.equal(found.state, torch.ones(1, length, dtype=F64))
+    assert found.steps.item() == length + 1

@@ -17,10 +17,7 @@ METHODS = [hs.Picard(), hs.Picard(damping=0.7), hs.Anderson(), hs.Anderson(memor
 STOP = Stop(1e-6, 0.0, 300)
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def matrix_cell(dim, dtype=F64, seed=0):

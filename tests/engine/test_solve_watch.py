@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from draws import random
 from torch import Tensor
 
 import homeostat as hs
@@ -14,14 +15,7 @@ F64 = torch.float64
 METHODS = [Picard(), Picard(damping=0.6), Anderson(), Broyden()]
 
 
-@pytest.fixture(autouse=True)
-def no_gradients():
-    with torch.no_grad():
-        yield
-
-
-def random(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+pytestmark = pytest.mark.usefixtures("no_gradients")
 
 
 def shell_map(rate: Tensor) -> tuple:

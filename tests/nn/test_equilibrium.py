@@ -276,3 +276,46 @@ def test_wrapped_for_data_parallelism(tmp_path):
     for a, b, truth in zip(found, results[1][2], gradients(alone), strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, truth, rtol=1e-6, atol=1e-9)
+
+
+class _Wide(nn.Module):
+    """A state of another width than the context, by a matrix or by a sum that is stretched."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        make = {"linear": lambda a, b: nn.Linear(a, b), "conv": lambda a, b: nn.Conv2d(a, b, 1)}
+        make["sum"] = make["linear"]
+        self.kind, self.own, self.x = kind, make[kind](8, 8), make[kind](3, 8)
+
+    def forward(self, z, x):
+        return torch.tanh((z.mean(1, keepdim=True) if self.kind == "sum" else 0.5 * self.own(z)) + self.x(x))
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("kind", ["linear", "conv", "sum"])
+def test_a_state_of_another_width_than_the_context_leads_to_a_start(kind, batched):
+    x = torch.zeros(2, 3, 4, 4) if kind == "conv" else torch.zeros(2, 3)
+    cell = _Wide(kind)
+    with pytest.raises(ContractError, match=r"start=.* \(.*\)"):
+        Equilibrium(cell, batched=batched)(x)
+    wide = x.new_zeros(2, 8, *x.shape[2:])
+    assert Equilibrium(cell, batched=batched, start=lambda c: wide)(x).shape == wide.shape
+    with pytest.raises((RuntimeError, ContractError)) as caught:  # a start of one's own is nobody's guess
+        Equilibrium(cell, batched=batched)(x, torch.zeros_like(x))
+    assert "start=" not in str(caught.value)
+
+
+def test_other_errors_of_a_cell_are_not_about_its_start():
+    def late(z, x):
+        return 0.9 * z + x if not z.any() else z @ torch.ones(7, 7)
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        Equilibrium(late)(torch.ones(2, 3))
+    with pytest.raises(ZeroDivisionError):
+        Equilibrium(lambda z, x: z / (1 // 0))(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("option", [{"rtol": 1e-6}, {"max_steps": 6}, {"tol": 1e-3}])
+def test_what_belongs_into_a_stop_is_sent_there(option):
+    with pytest.raises(TypeError, match=r"stop=hs\.Stop\("):
+        Equilibrium(Cell(), **option)

@@ -5,7 +5,7 @@ that they are taken out of the map, solved beside one another, and put back. Wha
 mapped over, as the weights of several models are, is handed to `step` row by row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
@@ -16,6 +16,7 @@ from torch._C._functorch import (
     CVmapInterpreterPtr,
     TransformType,
     _add_batch_dim,
+    get_interpreter_stack,
     get_unwrapped,
     is_batchedtensor,
     is_functorch_wrapped_tensor,
@@ -24,6 +25,7 @@ from torch._C._functorch import (
     peek_interpreter_stack,
 )
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from homeostat.engine.nest import Carry, Layout, Shared, count_rows, flatten, is_mark
@@ -85,7 +87,8 @@ class Mapping:
         with temporarily_pop_interpreter_stack():
             merged = layout.build([_merge(self._whole(x)) for x in leaves], marks=True)
             parts, one = self._parts(given, context_layout, rows)
-            inner = _for_each_row(step, layout, one) if one.declared else _for_rows(step, one)
+            known = _without_strays(step)
+            inner = _for_each_row(known, layout, one) if one.declared else _for_rows(known, one)
             found = solve(inner, merged, parts, stop)
             fields = ("steps", "residual", "status", "trace")
             values = {name: self._split(getattr(found, name), rows) for name in fields}
@@ -149,6 +152,71 @@ class _Context:
     layout: Layout
     declared: tuple[int, ...]
     """Leaves that are not per example but mapped over."""
+
+
+def unmapped(step: Step) -> Step:
+    """The step of a solve none of whose parts is seen to be mapped over, and of which nothing else may be.
+
+    Raises:
+        ContractError: (the step) its result is mapped over, by something that was not found.
+    """
+    if not any(level.key() == TransformType.Vmap for level in get_interpreter_stack() or ()):
+        return step
+
+    @wraps(step, assigned=(), updated=())
+    def checked(state: Any, context: Any) -> Any:
+        after = step(state, context)
+        if any(_levels(x) for x in _tensors(after)):
+            raise _hidden()
+        return after
+
+    return checked
+
+
+def _without_strays(step: Step) -> Step:
+    """The step, which says so where it uses what is mapped over outside of its arguments."""
+
+    @wraps(step, assigned=(), updated=())
+    def guarded(state: Any, context: Any) -> Any:
+        with _NoStrays():
+            return step(state, context)
+
+    return guarded
+
+
+class _NoStrays(TorchFunctionMode):
+    """While this lasts, a tensor that a `vmap` maps over which is not at work raises: it came in past the arguments."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for x in pytree.tree_leaves((args, kwargs)):
+            if isinstance(x, Tensor) and is_functorch_wrapped_tensor(x) and _is_stray(x):
+                raise _hidden(x)
+        return func(*args, **(kwargs or {}))
+
+
+def _is_stray(tensor: Tensor) -> bool:
+    sizes = {
+        level.level(): CVmapInterpreterPtr(level).batchSize()
+        for level in get_interpreter_stack() or ()
+        if level.key() == TransformType.Vmap
+    }
+    while is_functorch_wrapped_tensor(tensor):
+        inside = get_unwrapped(tensor)
+        # A `vmap` over single rows may have the level of the one that was taken off.
+        if is_batchedtensor(tensor) and sizes.get(maybe_get_level(tensor)) != inside.shape[maybe_get_bdim(tensor)]:
+            return True
+        tensor = inside
+    return False
+
+
+def _hidden(tensor: Tensor | None = None) -> ContractError:
+    what = "what vmap maps over" if tensor is None else f"a tensor of shape {tuple(tensor.shape)} that vmap maps over"
+    return ContractError(
+        f"step uses {what}, and it was found neither in the state, the context nor the closure: pass it in the "
+        "context, marked homeostat.Shared where it is not per example"
+    )
 
 
 def _for_rows(step: Step, context: _Context) -> Step:

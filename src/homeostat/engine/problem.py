@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils import _pytree as pytree
 
-from homeostat.engine.closures import explain
+from homeostat.engine.closures import explain, explain_dtypes
 from homeostat.engine.in_place import Snapshot
 from homeostat.engine.nest import Layout, append, count_rows, flatten, select
 from homeostat.engine.step_function import StepFunction, with_context
@@ -30,6 +30,8 @@ class Problem:
     rows: int
     whole: int | None = -1
     """Rows of the batch that these were taken from; -1: they are all of it, None: rows come and go."""
+    own: bool = False
+    """A map of the engine's own: nobody wants to hear of what it closes over."""
     compared: bool = True
     """Whether what a step must leave alone is held against what it was, by value, also where changes are counted."""
 
@@ -106,7 +108,7 @@ class Problem:
                     raise _changed_in_place(layout.names[0])
                 after = layout.read(new, state)
             except Exception as error:
-                told = self._explained(error, len(old))
+                told = self._explained(error, state, context)
                 if told is error:
                     raise
                 raise told from error
@@ -132,7 +134,7 @@ class Problem:
                         raise _changed_in_place(name)
                 after = layout.read(result, state)
             except Exception as error:
-                told = self._explained(error, len(state[0]))
+                told = self._explained(error, state, context)
                 if told is error:
                     raise
                 raise told from error
@@ -163,10 +165,14 @@ class Problem:
         returned.intersection_update(known | {i for i, new in enumerate(after) if _is_same(new, state[i])})
         return after
 
-    def _explained(self, error: Exception, rows: int) -> Exception:
-        """The error to raise for one that the step raised on so many rows."""
-        whole = self.rows if self.whole == -1 else self.whole
-        return error if rows == whole else explain(error, self.step, rows, whole)
+    def _explained(self, error: Exception, state: list[Tensor], context: Sequence[Any]) -> Exception:
+        """The error to raise for one that the step raised on some rows."""
+        if self.own:
+            return error
+        names = (*self.layout.names, *self.context_layout.names)
+        told = explain_dtypes(error, self.step, list(zip(names, (*state, *context), strict=True)))
+        rows, whole = len(state[0]), self.rows if self.whole == -1 else self.whole
+        return told if told is not error or rows == whole else explain(error, self.step, rows, whole)
 
 
 def _is_same(new: Tensor, old: Tensor) -> bool:

@@ -105,20 +105,22 @@ _LABELS = {
 }
 
 
-def describe_solvers(method: Tensor) -> list[str]:
-    """A line that says how many rows were finished by what; none where there are no rows.
+def describe_solvers(method: Tensor, status: Tensor) -> list[str]:
+    """Lines that say how many rows were solved by what, and whose the best of the others is.
 
     Example:
-        >>> describe_solvers(torch.tensor([2, 2, 3, 0]))
-        ['2 rows finished by Anderson, 1 by GMRES']
+        >>> describe_solvers(torch.tensor([2, 2, 3, 0, 2]), torch.tensor([0, 0, 0, 4, 2]))
+        ['2 rows finished by Anderson, 1 by GMRES', '1 row best by Anderson']
     """
-    counts = {label: int((method == kind).sum()) for kind, label in _LABELS.items()}
-    parts = [f"{count} by {label}" for label, count in counts.items() if count]
-    if not parts:
-        return []
-    first, *others = parts
-    count, rest = first.split(" ", 1)
-    return [", ".join([f"{count} {'row' if count == '1' else 'rows'} finished {rest}", *others])]
+    lines = []
+    solved = status == Status.CONVERGED
+    for what, rows in (("finished", solved), ("best", ~solved)):
+        counts = {label: int((rows & (method == kind)).sum()) for kind, label in _LABELS.items()}
+        parts = [f"{count} by {label}" for label, count in counts.items() if count]
+        if parts:
+            count, rest = parts[0].split(" ", 1)
+            lines.append(", ".join([f"{count} {'row' if count == '1' else 'rows'} {what} {rest}", *parts[1:]]))
+    return lines
 
 
 def describe_rows(steps: Tensor, residual: Tensor, status: Tensor) -> str:
@@ -172,7 +174,13 @@ class Adjoint:
 
     def __repr__(self) -> str:
         table = describe_rows(self.steps, self.residual, self.status)
-        lines = ["Adjoint", table, *describe_solvers(self.method), *describe_obstacles(self.obstacle), *self.notes]
+        lines = [
+            "Adjoint",
+            table,
+            *describe_solvers(self.method, self.status),
+            *describe_obstacles(self.obstacle),
+            *self.notes,
+        ]
         return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from homeostat.engine.backward.implicit import implicit, neumann, shine
 from homeostat.engine.backward.phantom import phantom
 from homeostat.engine.backward.unrolled import unrolled
 from homeostat.engine.forward.looks import is_due, took
+from homeostat.engine.forward.noise import name_noise, random_numbers
 from homeostat.engine.forward.run import run
 from homeostat.engine.forward.watch import Watch
 from homeostat.engine.gradients import (
@@ -24,13 +25,13 @@ from homeostat.engine.gradients import (
     Unrolled,
     default_method,
 )
-from homeostat.engine.mapped import Mapping
+from homeostat.engine.mapped import Mapping, unmapped
 from homeostat.engine.methods import Broyden, Method
 from homeostat.engine.problem import Problem
 from homeostat.engine.single import named_as_one, one_row, without_row
 from homeostat.engine.solution import Adjoint, Solution, Status, of_one
 from homeostat.engine.step_function import StepFunction, with_context
-from homeostat.engine.stop import Stop, check_count, check_option
+from homeostat.engine.stop import Stop, check_count, check_option, explain_stray_options
 from homeostat.engine.uncompiled import uncompiled
 from homeostat.errors import ContractError, ConvergenceWarning, warn_caller
 
@@ -40,6 +41,7 @@ _FINEST = 1 / 16
 
 
 @uncompiled
+@explain_stray_options
 def solve(
     step: StepFunction,
     state: Any,
@@ -134,6 +136,7 @@ def solve(
             inner = partial(_solve_mapped, method=method, gradient=gradient, **options)
             solution = mapping.solve(inner, step, state, context, stop)
             return solution if batched else _of_one(solution)
+        step = unmapped(step)
     problem = Problem.of(step, state, context)
     problem = problem if batched else named_as_one(problem)
     for name, value in (("rtol", stop.rtol), ("max_steps", stop.max_steps)):
@@ -148,14 +151,19 @@ def solve(
 
     compile = compile and not is_transformed()
     adjoint: list[Adjoint] = []
+    numbers = random_numbers(problem.state[0].device)
     if not graphed:
         found = run(problem, stop, method, watch, compile)
+        if not is_transformed():
+            name_noise(problem, stop, found, numbers)
     elif isinstance(gradient, Unrolled):
         found = unrolled(problem, stop, method, gradient, watch)
     else:
         refuse_mixed_modes()
         with torch.no_grad(), no_tangents():
             found = run(problem, stop, method, watch, compile)
+        if not is_transformed():
+            name_noise(problem, stop, found, numbers)
         match gradient:
             case Implicit():
                 found = implicit(problem, found, gradient, stop, adjoint)

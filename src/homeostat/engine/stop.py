@@ -1,12 +1,18 @@
 """When an example stops. Like every option it refuses nonsense when it is made, and it can be made bare."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from homeostat.checks import is_number, is_whole, plain_number, plain_numbers
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def check_range(name: str, value: float, low: float, what: str, high: float = float("inf")) -> float:
@@ -18,6 +24,41 @@ def check_range(name: str, value: float, low: float, what: str, high: float = fl
     if not is_number(value) or not low <= value <= high or value == float("inf"):
         raise ValueError(f"{name} must be {what}, not {value!r}")
     return plain_number(value)
+
+
+# Options that people look for beside those of a solve, and where they are.
+_HOMES = {
+    **dict.fromkeys(("rtol", "tol", "tolerance", "eps"), "stop=hs.Stop(rtol=...)"),
+    "atol": "stop=hs.Stop(atol=...)",
+    **dict.fromkeys(("max_steps", "steps", "max_iter", "max_iters", "maxiter"), "stop=hs.Stop(max_steps=...)"),
+    "memory": "method=hs.Anderson(memory=...)",
+    "damping": "method=hs.Anderson(damping=...)",
+    "solver": "method=hs.Anderson()",
+    "on_failure": "gradient=hs.Implicit(on_failure=...)",
+    "preconditioner": "gradient=hs.Implicit(preconditioner=...)",
+}
+
+
+def explain_stray_options(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which says of an option that belongs to one of its option objects where that is.
+
+    Example:
+        >>> solve = explain_stray_options(lambda *, stop=None: stop)
+        >>> solve(max_steps=5)
+        Traceback (most recent call last):
+        TypeError: <lambda>() got an unexpected keyword argument 'max_steps': write stop=hs.Stop(max_steps=...)
+    """
+
+    @wraps(function)
+    def named(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name in _HOMES and name not in own:
+                what = f"{function.__qualname__}() got an unexpected keyword argument {name!r}"
+                raise TypeError(f"{what}: write {_HOMES[name]}")
+        return function(*args, **kwargs)
+
+    own = inspect.signature(function).parameters
+    return named
 
 
 def check_option(name: str, value: object, kinds: Any, example: str) -> None:

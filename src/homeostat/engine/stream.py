@@ -17,7 +17,7 @@ from homeostat.engine.problem import Problem
 from homeostat.engine.solution import Status
 from homeostat.engine.solve import resolvable
 from homeostat.engine.step_function import StepFunction
-from homeostat.engine.stop import Stop, check_count, check_option, check_range
+from homeostat.engine.stop import Stop, check_count, check_option, check_range, explain_stray_options
 from homeostat.errors import ContractError
 
 
@@ -269,6 +269,7 @@ class _Bucket:
         return members[0] if members else self.waiting[0][0]
 
 
+@explain_stray_options
 def solve_stream(
     step: StepFunction,
     start: Callable[[Any], Any],

@@ -174,4 +174,11 @@ def _parts(name: str, value: Any) -> list[tuple[str, Any]]:
         return [(f"{name}[{i}]", x) for i, x in enumerate(value[:1000])]
     if isinstance(value, type) or type(value).__module__.split(".")[0] in ("builtins", "torch", "numpy"):
         return []
-    return [(f"{name}.{key}", x) for key, x in getattr(value, "__dict__", {}).items()]
+    slots = [key for kind in type(value).__mro__ for key in _slots(kind)]
+    found = [(f"{name}.{key}", getattr(value, key)) for key in slots if hasattr(value, key)]
+    return found + [(f"{name}.{key}", x) for key, x in getattr(value, "__dict__", {}).items()]
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    own = kind.__dict__.get("__slots__", ())
+    return (own,) if isinstance(own, str) else tuple(own)

@@ -1,19 +1,23 @@
 """`Equilibrium`: a layer whose output is the fixed point of a cell."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from homeostat.engine import Implicit, Solution, Stop, solve
+from homeostat.engine import Implicit, Picard, Solution, Stop, solve
 from homeostat.engine.gradients import Gradient, default_method
 from homeostat.engine.methods import Method
 from homeostat.engine.step_function import StepFunction
-from homeostat.engine.stop import check_option
+from homeostat.engine.stop import check_option, explain_stray_options
 from homeostat.engine.uncompiled import uncompiled
 from homeostat.errors import ContractError
 from homeostat.nn.normalisation import evaluate_once
+
+# What PyTorch, and the contract of a step, say of shapes that do not fit.
+_OF_SHAPES = re.compile(r"\b(shapes?|sizes?|dimensions?|channels|became)\b")
 
 
 class Equilibrium(nn.Module):
@@ -57,6 +61,7 @@ class Equilibrium(nn.Module):
         True
     """
 
+    @explain_stray_options
     def __init__(
         self,
         cell: StepFunction,
@@ -103,14 +108,33 @@ class Equilibrium(nn.Module):
         Under `DistributedDataParallel` call this from within the wrapped module's own `forward`, like any submodule.
 
         Raises:
-            ContractError: no state, no `start`, and a context that is not a floating tensor.
+            ContractError: no state, no `start`, and a context that is not a floating tensor, or not one in the shape
+                of a state.
         """
+        guessed = state is None and self.start is None
         if state is None:
             state = self._start(context)
         cell = evaluate_once(self.cell) if isinstance(self.cell, nn.Module) else self.cell
-        return solve(
-            cell, state, context, method=self.method, stop=self.stop, gradient=self.gradient, batched=self.batched
-        )
+        try:
+            return solve(
+                cell, state, context, method=self.method, stop=self.stop, gradient=self.gradient, batched=self.batched
+            )
+        except (RuntimeError, ValueError, ContractError) as error:
+            if not guessed or not self._cannot_begin(cell, state, context):
+                raise
+            raise ContractError(
+                f"the cell does not take zeros in the shape of the context, {tuple(state.shape)}: where the state has "
+                f"another shape, give the layer start=, or forward a state ({str(error).strip().splitlines()[0]})"
+            ) from error
+
+    def _cannot_begin(self, cell: Any, state: Tensor, context: Any) -> bool:
+        """Whether the cell fails at this start, because of its shape."""
+        try:
+            with torch.no_grad():
+                solve(cell, state, context, method=Picard(), stop=Stop(rtol=0, max_steps=1), batched=self.batched)
+        except (RuntimeError, ValueError, ContractError) as error:
+            return _OF_SHAPES.search(str(error)) is not None
+        return False
 
     def _start(self, context: Any) -> Any:
         if self.start is not None:

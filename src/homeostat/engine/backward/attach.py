@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from homeostat.engine.backward.functional import is_transformed, no_tangents
+from homeostat.engine.backward.one_by_one import OneByOne, each_alone
 from homeostat.engine.backward.recording import Recording
+from homeostat.engine.backward.tape import Tape
 from homeostat.engine.forward.run import Run
 from homeostat.engine.nest import merge_rows
 from homeostat.engine.norms import finite_rows
@@ -84,7 +86,8 @@ def bad_rows(outputs: Vectors) -> Tensor | None:
 
     A recorded row that overflows would put a NaN into shared parameters, whatever gradient it is given.
     """
-    bad = ~torch.stack([finite_rows(x) for x in outputs]).all(0)
+    with no_tangents():
+        bad = ~torch.stack([finite_rows(x) for x in outputs]).all(0)
     return bad if bool(bad.any()) else None
 
 
@@ -128,7 +131,30 @@ def untied(found: Run, evaluations: int = 0) -> Run:
     return replace(found, leaves=leaves, row_evaluations=found.row_evaluations + evaluations)
 
 
-def tied_to_nothing(found: Run, measured: Sequence[int], sources: Vectors, evaluations: int = 0) -> Run:
+def without_rows(problem: Problem, found: Run, evaluations: int, start: Vectors = ()) -> Run:
+    """A run none of whose rows has a gradient: that of every parameter is 0.
+
+    The step is recorded once more, wherever it got to, to know what its parameters are.
+
+    Args:
+        problem: the map.
+        found: the run.
+        evaluations: row evaluations that recordings took before.
+        start: tensors whose gradient is 0 as well.
+    """
+    if is_transformed():
+        return untied(found, evaluations)
+    try:
+        tape = Tape(replace(problem, state=[x.detach() for x in found.leaves]))
+        recording = tape.recording()
+    except Exception:  # nobody promised that it can be evaluated there
+        return untied(found, evaluations)
+    assert recording is not None, "not under a transform of torch.func"
+    sources = [*recording.sources, *(x for x in start if x.requires_grad)]
+    return _tied_to_nothing(found, tape.measured, sources, evaluations + problem.rows)
+
+
+def _tied_to_nothing(found: Run, measured: Sequence[int], sources: Vectors, evaluations: int) -> Run:
     """The run with a gradient of 0 for every source: no row of it has another one.
 
     Parameters then have a gradient, as after any other step. A process whose rows have all diverged would otherwise
@@ -182,6 +208,7 @@ class _Tie(torch.autograd.Function):
         ctx.like = [(x.shape, x.dtype, x.device) for x in output]
 
     @staticmethod
+    @each_alone
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         nothing, none = (None, None, None, *[None] * ctx.count), [None] * ctx.sources
         if ctx.recording is not None:
@@ -214,12 +241,13 @@ class _Tie(torch.autograd.Function):
         raise ContractError("step uses tensors that vmap maps over: pass them in the context")
 
     @staticmethod
+    @each_alone
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         given = _filled(ctx, tangents[3 + ctx.count : 3 + 2 * ctx.count])
         if ctx.link is None:
             return tuple(given)
         with torch.no_grad(), no_tangents():
-            return tuple(_OneByOne.apply(ctx.link.push, *given) if is_transformed() else ctx.link.push(given))
+            return tuple(OneByOne.apply(ctx.link.push, *given) if is_transformed() else ctx.link.push(given))
 
 
 def _filled(ctx: Any, vectors: Sequence[Tensor | None]) -> list[Tensor]:
@@ -232,30 +260,7 @@ def _filled(ctx: Any, vectors: Sequence[Tensor | None]) -> list[Tensor]:
 
 def _pulled(link: Link, cotangents: Vectors) -> Vectors:
     with torch.no_grad():
-        return _OneByOne.apply(link.pull, *cotangents) if is_transformed() else link.pull(cotangents)
-
-
-class _OneByOne(torch.autograd.Function):
-    """A transform of vectors that come as a whole Jacobian's rows (`jacrev`, `is_grads_batched`): one after another.
-
-    Each is a solve with its own steps, which `vmap` could not take together.
-    """
-
-    @staticmethod
-    def forward(transform: Callable[[Vectors], list[Tensor]], *vectors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return tuple(transform(vectors))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Nothing is kept: it is called without gradients."""
-
-    @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, ...], transform: Any, *vectors: Tensor) -> tuple[Any, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        found = []
-        for k in range(info.batch_size):
-            one = [g if d is None else g.select(d, k) for g, d in zip(vectors, dims[1:], strict=True)]
-            found.append(_OneByOne.apply(transform, *one))
-        return tuple(torch.stack(leaf) for leaf in zip(*found, strict=True)), (0,) * len(vectors)
+        return OneByOne.apply(link.pull, *cotangents) if is_transformed() else link.pull(cotangents)
 
 
 class _NoSecondDerivative(torch.autograd.Function):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homeostat.engine.backward.one_by_one import each_alone
 from homeostat.engine.backward.recording import Recording, twice_refused
 
 Vectors = Sequence[Tensor]
@@ -76,8 +77,10 @@ class _Linear(torch.autograd.Function):
         return found
 
     @staticmethod
+    @each_alone
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         recording, graph = ctx.recording, torch.is_grad_enabled()
+        recording.check()
         x, state = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         if graph:
             y, solved = _linear(recording, ctx.solve, not ctx.transposed, state, cotangents)
@@ -136,8 +139,10 @@ class _Rewire(torch.autograd.Function):
         return tuple(x.detach().clone() for x in outputs)
 
     @staticmethod
+    @each_alone
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         graph, recording = torch.is_grad_enabled(), ctx.recording
+        recording.check()
         given = [g.detach().requires_grad_() for g in cotangents]
         with torch.enable_grad(), recording.bounded():
             found = _gradients(ctx.outputs, ctx.leaves, given, graph=graph)

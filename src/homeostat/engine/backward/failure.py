@@ -23,6 +23,11 @@ _DIVERGED = {
     "fallback": "rows that diverged forward get no gradient",
 }
 
+_HELP = (
+    "what diverges may settle with damping (method=hs.Picard(damping=0.5)), a smaller step size, or spectral "
+    "normalisation (hs.nn.normalise)"
+)
+
 
 def failures(status: Tensor, stop: Stop) -> Tensor:
     """`(batch,)` bool: rows that did not end as they were asked to.
@@ -103,6 +108,8 @@ def report_failure(
     total = sum(counts.values())
     message = f"the {what} solve left {total} of {len(status)} rows unconverged ({kinds})"
     message = "; ".join([message, *details])
+    if what == "forward" and counts[Status.DIVERGED]:
+        message = f"{message}; {_HELP}"
     if on_failure == "raise":
         raise ConvergenceError(f"{message}; their gradient would not be that of a fixed point")
     passed = 0 if passed_on is None else int((failed & passed_on).sum())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.utils import _pytree as pytree
 
 from homeostat.engine.norms import norm_dtype
 from homeostat.errors import ContractError
@@ -143,7 +144,7 @@ def _together(sums: Sequence[Tensor]) -> Tensor:
 
 
 def _kept(nodes: Sequence[Node]) -> Iterator[Tensor]:
-    """Tensors that the nodes keep; not those that somebody's hooks recompute or fetch."""
+    """Tensors that the nodes keep; not those that somebody's hooks recompute or fetch: see `is_opaque`."""
     for node in nodes:
         for name in _names(type(node), node):
             raw = getattr(node, name)
@@ -155,6 +156,32 @@ def _kept(nodes: Sequence[Node]) -> Iterator[Tensor]:
                 value = found[place] if isinstance(raw, tuple | list) else found
                 if isinstance(value, Tensor) and value.layout == torch.strided and value.numel():
                     yield value
+
+
+def is_opaque(nodes: Sequence[Node]) -> bool:
+    """Whether derivatives depend on more than the tensors that a seal can look at.
+
+    Somebody's hooks recompute or fetch what is kept (a checkpoint, a tensor that was offloaded), or a function of
+    Python's own keeps what it likes (`ctx.weight = weight`).
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> with torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(force=True), torch.from_numpy):
+        ...     product = weight * weight
+        >>> is_opaque([product.grad_fn]), is_opaque([(weight * weight).grad_fn])
+        (True, False)
+    """
+    for node in nodes:
+        for name in _names(type(node), node):
+            raw = getattr(node, name)
+            for saved in raw if isinstance(raw, tuple | list) else [raw]:
+                if getattr(saved, "unpack_hook", None) is not None:
+                    return True
+        own = getattr(node, "__dict__", None)
+        nested = own and "recording" in own  # a solve within the step makes sure of its own
+        if own and not nested and any(isinstance(x, Tensor) or callable(x) for x in pytree.tree_leaves(own)):
+            return True
+    return False
 
 
 _KEPT: dict[type, tuple[str, ...]] = {}

@@ -16,12 +16,11 @@ from homeostat.engine.backward.attach import (
     attach,
     bad_rows,
     has_tangents,
-    tied_to_nothing,
     untied,
+    without_rows,
 )
 from homeostat.engine.backward.differentiable import pull_with_graph
 from homeostat.engine.backward.failure import failures, not_finite, report_adjoint, report_failure
-from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.backward.linear_solve import solve_adjoint
 from homeostat.engine.backward.recording import Recording
 from homeostat.engine.backward.tape import Tape, present_autocast, record
@@ -134,22 +133,6 @@ def _tied(
     report_failure("forward", found.status, stop, on_failure)
     link = make(_Adjoint(part, tape, recording, found.status, failed, log))
     return attach(found, part, tape.outputs, evaluations, recording, link)
-
-
-def without_rows(problem: Problem, found: Run, evaluations: int) -> Run:
-    """A run none of whose rows has a gradient: that of every parameter is 0.
-
-    The step is recorded once more, wherever it got to, to know what its parameters are.
-    """
-    if is_transformed():
-        return untied(found, evaluations)
-    try:
-        tape = Tape(replace(problem, state=[x.detach() for x in found.leaves]))
-    except Exception:  # nobody promised that it can be evaluated there
-        return untied(found, evaluations)
-    recording = tape.recording()
-    assert recording is not None, "not under a transform of torch.func"
-    return tied_to_nothing(found, tape.measured, recording.sources, evaluations + problem.rows)
 
 
 class _Solved:

@@ -64,7 +64,8 @@ def solve_by_iteration(
             new = [old + d for old, d in zip(u, change, strict=True)]
         return [*new, *u]
 
-    problem = replace(Problem.of(step, [*start, *(Carry(u) for u in start)], [batch, *source]), compared=False)
+    problem = Problem.of(step, [*start, *(Carry(u) for u in start)], [batch, *source])
+    problem = replace(problem, compared=False, own=True)
     found = run(problem, stop, method, Watch(give_up=give_up))
     obstacle = torch.zeros_like(found.status)
     if precondition is None or not stop.max_steps or not len(batch):

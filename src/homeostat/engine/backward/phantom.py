@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from homeostat.engine.backward.attach import Part, attach, bad_rows, has_tangents, untied
+from homeostat.engine.backward.attach import Part, attach, bad_rows, has_tangents, untied, without_rows
 from homeostat.engine.backward.failure import report_failure
 from homeostat.engine.backward.functional import is_transformed
 from homeostat.engine.backward.graph import mark
-from homeostat.engine.backward.implicit import without_rows
 from homeostat.engine.backward.recording import Recording
 from homeostat.engine.forward.run import Run
 from homeostat.engine.problem import Problem

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from homeostat.engine.backward.attach import has_tangents, tied_to_nothing
+from homeostat.engine.backward.attach import has_tangents, without_rows
 from homeostat.engine.backward.functional import is_transformed
-from homeostat.engine.backward.graph import Graph, mark
-from homeostat.engine.backward.implicit import without_rows
 from homeostat.engine.forward.run import Run, rows_of, run
 from homeostat.engine.forward.watch import Watch
 from homeostat.engine.gradients import Unrolled
@@ -52,7 +50,7 @@ def unrolled(problem: Problem, stop: Stop, method: Method, gradient: Unrolled, w
         tested = run(problem, stop, method)
     good = (tested.status != Status.DIVERGED).nonzero().squeeze(1)
     if not len(good):
-        return without_rows(problem, tested, 0)
+        return without_rows(problem, tested, 0, problem.state)
     again = _truncated(problem.subset(good), tested.steps[good], method, gradient.last)
     leaves = merge_rows([x.detach() for x in tested.leaves], good, again.leaves)
     # The last steps were plain ones: the residual is theirs, not that of the accelerated steps that they stand for, and
@@ -149,20 +147,14 @@ def _graphed(problem: Problem, stop: Stop, method: Method, watch: Watch) -> Run:
     """Iterate with a graph. Where rows diverged it is made again without them: a NaN that is multiplied by a zero
     gradient would still put a NaN into shared parameters.
     """
-    first = mark()
     found = run(problem, stop, method, watch)
     diverged = found.status == Status.DIVERGED
-    if not bool(diverged.any()):
+    if problem.rows and not bool(diverged.any()):
         return found
     good = (~diverged).nonzero().squeeze(1)
-    leaves = [x.detach() for x in found.leaves]
     if not len(good):
-        if is_transformed():
-            return replace(found, leaves=leaves)
-        graph = Graph.of(found.leaves, [], [x for x in problem.context if isinstance(x, Tensor)], first)
-        if not graph.sources:  # no step was taken
-            return without_rows(problem, found, 0)
-        return tied_to_nothing(found, problem.layout.measured(), graph.sources)
+        return without_rows(problem, found, 0, problem.state)
+    leaves = [x.detach() for x in found.leaves]
     again = run(problem.subset(good), rows_of(stop, good), method, watch)
     leaves = merge_rows(leaves, good, again.leaves)
     return replace(found, leaves=leaves, row_evaluations=found.row_evaluations + again.row_evaluations)

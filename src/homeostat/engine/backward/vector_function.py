@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from homeostat.engine.closures import explain
 from homeostat.engine.nest import describe, select
 from homeostat.engine.norms import finite_rows
 from homeostat.engine.problem import Problem
@@ -39,7 +40,15 @@ class VectorFunction:
         leaves: list[Tensor | None] = [None] * len(layout.kinds)  # carried leaves have no gradient
         for i, x in zip(layout.measured(), vectors, strict=True):
             leaves[i] = x
-        result = self._function(layout.build(leaves), self._context)
+        try:
+            result = self._function(layout.build(leaves), self._context)
+        except Exception as error:
+            if len(rows) == problem.rows:
+                raise
+            told = explain(error, self._function, len(rows), problem.rows, self._name)
+            if told is error:
+                raise
+            raise told from error
         try:
             found = layout.spec.flatten_up_to(result)
         except ValueError:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from homeostat.engine.forward.cycles import LONGEST_PERIOD, CycleTest
+from homeostat.engine.forward.drift import DriftTest
 from homeostat.engine.forward.patience import PatienceTest
 from homeostat.engine.forward.record import Mask, Record, Table
 from homeostat.engine.norms import bound, largest_trusted, noise_floor, smallest_trusted
@@ -26,6 +27,8 @@ CHECKPOINT = LONGEST_PERIOD
 # A residual of this many units in the last place can be rounding alone. Where a map contracts slowly and alternates,
 # rounding is kept alive as a small cycle, 1 / (1 - rate) times larger than one rounding.
 _STALL_UNITS, _CYCLE_UNITS = 16, 1000
+# And the residual of a state that grows steadily differs by a few from step to step.
+_DRIFT_UNITS = 4
 # Checkpoints in a row without an improvement of 5 % after which a residual at the rounding floor counts as stalled.
 _PATIENCE = 2
 
@@ -62,7 +65,7 @@ class StopTest:
         self._tiny = max(smallest_trusted(leaf.dtype) for leaf in leaves) / self._floor
         self._huge = min(largest_trusted(leaf.dtype) for leaf in leaves)
         self._limit = np.maximum(self._rtol, self._floor)  # what counts as near
-        self._cycles = CycleTest()
+        self._cycles, self._drift = CycleTest(), DriftTest(noise_floor(leaves, _DRIFT_UNITS))
         self._patience = PatienceTest(rows) if give_up and stop.tests else None
         self._limits = np.broadcast_to(np.asarray(_numbers(stop.max_steps), np.int64), (rows,))
         self._ends = sorted(set(self._limits.tolist()))
@@ -104,6 +107,8 @@ class StopTest:
         slow = None
         if self._patience is not None:
             slow = self._patience.observe(changes, last_sizes, end % CHECKPOINT == 0)
+        if self.tests and end % CHECKPOINT == 0:
+            self._drift.mark(end, changes, last_sizes)
         if calm and not ending and slow is None and not self._cycles.due(end):
             return None
         if not ordinary and self.tests:
@@ -173,10 +178,15 @@ class StopTest:
         over = self._limits == end
         if self.tests:
             met = (self._within(changes, sizes) | diverged) & self._tested
+            drift = self._drift.observe(record, changes, sizes) if met.any() or cycling is not None else None
+            if drift is not None:
+                met &= ~drift | diverged
             hit = met.any(0)
             at = np.where(hit, met.argmax(0), at)
             stalled = self._stalled(relative, end)
             repeats = np.zeros_like(hit) if cycling is None else cycling
+            if drift is not None:
+                repeats = repeats & ~drift[-1]
             rounding = relative[-1] <= self._cycle_floor
             stalled, repeats = (stalled | (repeats & rounding)) & self._tested, repeats & ~rounding & self._tested
             status[stalled], status[repeats], status[hit] = Status.STALLED, Status.CYCLING, Status.CONVERGED
@@ -216,6 +226,7 @@ class StopTest:
         self._limits = self._limits[positions]
         self._floored = bool(np.isfinite(np.minimum(self._best, self._low)).any())
         self._cycles.keep(positions, index)
+        self._drift.keep(positions)
         if self._patience is not None:
             self._patience.keep(positions)
 
